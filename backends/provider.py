@@ -1,0 +1,81 @@
+"""What a provider is: one dialect of model server, and the value types that pass between it and its callers.
+
+A provider turns a call into a request of its dialect and reads that dialect's usage. It opens nothing and keeps no state, so a
+new dialect is one new file in `providers/`.
+"""
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from backends.replica import Replica
+from backends.transport.seam import Exchange, Timeouts, Transport
+
+Endpoint = Literal["chat/completions", "completions", "embeddings"]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What an upstream said it used, in disjoint buckets (tokens, but for the last four). None: it did not say."""
+
+    input: int | None = None
+    cache_read: int | None = None
+    cache_write_5m: int | None = None
+    cache_write_1h: int | None = None
+    audio_in: int | None = None
+    image_in: int | None = None
+    output: int | None = None
+    audio_out: int | None = None
+    reasoning: int | None = None
+    images: int | None = None
+    seconds: int | None = None
+    requests: int | None = None
+    searches: int | None = None
+
+
+class Call(msgspec.Struct, kw_only=True):
+    """What a client asked for, as far as a backend needs it.
+
+    `members` are the top-level members of the client's JSON in their order, each a slice of the bytes that came; `model` is the public name.
+    """
+
+    endpoint: Endpoint
+    request_id: str
+    model: str
+    members: dict[str, msgspec.Raw]
+    body_bytes: int
+    stream: bool = False
+    wants_usage: bool = False  # the client itself asked for usage in its stream
+    session: str | None = None
+    traceparent: str | None = None
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one attempt goes: a replica, the model's name there, and the engine priority to ask for (None: do not say; lower runs earlier)."""
+
+    replica: Replica
+    model: str
+    timeouts: Timeouts
+    api_key: str | None = None
+    priority: int | None = None
+
+
+class Provider(Protocol):
+    """One dialect."""
+
+    transport: Transport | None  # a provider that needs no socket brings its own; None: the process's
+
+    def exchange(self, call: Call, target: Target) -> Exchange:
+        """Write the request in this dialect. The client's bytes are kept; only the members that must differ are replaced."""
+        ...
+
+    def usage(self, raw: msgspec.Raw | bytes) -> Usage | None:
+        """Read the JSON of a usage object into disjoint buckets; None for null. Raises `BadAnswer` for counts that are negative or no integers."""
+        ...
+
+    def count_exchange(self, text: str, target: Target) -> Exchange | None:
+        """Write the request that has this server count the tokens of a text; None where the dialect has no such thing."""
+        ...
+
+    def count(self, answer: bytes) -> int:
+        """Read the count out of that request's answer. Raises `BadAnswer`."""
+        ...

@@ -1,0 +1,50 @@
+"""Everything that `billing` refuses, as one tree.
+
+    BillingError
+     +-- Invalid            an argument is wrong: which one, and what would be right
+     +-- NotFound           the thing named does not exist
+     +-- Conflict           the thing exists already, or is in a state that forbids this
+     +-- RateMissing        a model, or a bucket of its usage, has no price
+     +-- BooksUnavailable   the database or the journal cannot take an entry now
+
+Texts are written for the person who reads them: what, where, and what to do. They hold no secret.
+"""
+
+
+class BillingError(Exception):
+    """Base of the tree; `str(error)` is fit to be shown to an admin."""
+
+
+class Invalid(BillingError):
+    """An argument is wrong. `field` names it in the caller's own words."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotFound(BillingError):
+    """The thing named does not exist. `kind` is its noun: tenant, key, plan, grant, rate."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"there is no {kind} `{name}`")
+        self.kind = kind
+        self.name = name
+
+
+class Conflict(BillingError):
+    """The thing exists already, or its state forbids what was asked."""
+
+
+class RateMissing(BillingError):
+    """A price is missing. A missing price is never zero: an admin sets it, or marks the model free."""
+
+    def __init__(self, model: str, bucket: str | None = None) -> None:
+        what = f"`{bucket}` of model `{model}`" if bucket else f"model `{model}`"
+        super().__init__(f"no rate is set for {what}; set one with: weir rate set {model} --input CREDITS --output CREDITS (per 1,000,000 tokens), or --free")
+        self.model = model
+        self.bucket = bucket
+
+
+class BooksUnavailable(BillingError):
+    """The journal or the database cannot take an entry now (disk full, backlog over its bound)."""

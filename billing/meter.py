@@ -1,0 +1,49 @@
+"""The canonical usage vector: disjoint buckets, so that the same unit is never counted in two of them.
+
+`None` means that nobody said; 0 means that somebody said none. The two differ everywhere: an unknown usage is never free by
+accident. `reasoning` is a part of `output` and is priced only through it, unless a rate prices it apart.
+"""
+
+import msgspec
+
+from billing.errors import Invalid
+
+TOKENS_MAX = 10**10  # no request is this large: above it a figure is taken for damage
+
+
+class Meter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One request's usage. Units: tokens, except `images`, `seconds`, `requests` and `searches`, which count themselves."""
+
+    input: int | None = None
+    cache_read: int | None = None
+    cache_write_5m: int | None = None
+    cache_write_1h: int | None = None
+    audio_in: int | None = None
+    image_in: int | None = None
+    output: int | None = None
+    audio_out: int | None = None
+    reasoning: int | None = None
+    images: int | None = None
+    seconds: int | None = None
+    requests: int | None = None
+    searches: int | None = None
+
+
+BUCKETS: tuple[str, ...] = Meter.__struct_fields__
+INPUT_BUCKETS = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_in", "image_in")
+
+
+def check(meter: Meter) -> Meter:
+    """Return the meter, or raise `Invalid` for a count that is negative, absurd or not an integer, naming the bucket."""
+    for bucket in BUCKETS:
+        count = getattr(meter, bucket)
+        if count is not None and not (type(count) is int and 0 <= count <= TOKENS_MAX):
+            raise Invalid(bucket, f"usage: {bucket} = {count!r} is not a count between 0 and {TOKENS_MAX}")
+    if meter.reasoning is not None and meter.reasoning > (meter.output or 0):
+        raise Invalid("reasoning", f"usage: reasoning = {meter.reasoning} is more than output = {meter.output}, of which it is a part")
+    return meter
+
+
+def input_total(meter: Meter) -> int:
+    """Sum everything that went in (tokens); buckets nobody reported count nothing."""
+    return sum(getattr(meter, bucket) or 0 for bucket in INPUT_BUCKETS)

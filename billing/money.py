@@ -1,0 +1,97 @@
+"""Integers that are money, and the one place that rounds.
+
+Credits are counted in nano-credits (`ncr`, a signed 64-bit integer): a rate is a whole number of ncr per unit, so every
+charge is exact. Money is an integer in the currency's minor unit. Text is the only other form either ever takes: no float
+enters or leaves this module.
+"""
+
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+
+from billing.errors import Invalid
+
+NCR_PER_CREDIT = 10**9
+NCR_MAX = 2**63 - 1
+
+# ISO 4217: how many decimals the minor unit of a currency has.
+EXPONENTS = {"USD": 2, "EUR": 2, "GBP": 2, "CNY": 2, "JPY": 0, "KRW": 0, "CHF": 2, "CAD": 2, "AUD": 2, "SGD": 2, "HKD": 2, "INR": 2}
+
+
+def parse_credits(text: str, field: str = "credits") -> int:
+    """Read credits written in decimal ("12.5") as ncr. Raises `Invalid` past 9 decimals, out of range, or for text that is no number."""
+    ncr = _decimal(text, field) * NCR_PER_CREDIT
+    if ncr != ncr.to_integral_value():
+        raise Invalid(field, f"{field}: `{text}` has more than 9 decimals; the smallest amount is 0.000000001 credits")
+    if abs(ncr) > NCR_MAX:
+        raise Invalid(field, f"{field}: `{text}` is too large; at most {NCR_MAX // NCR_PER_CREDIT} credits")
+    return int(ncr)
+
+
+def format_credits(ncr: int) -> str:
+    """Write ncr as credits in decimal, exactly and without trailing zeros: 12500000000 -> "12.5"."""
+    sign = "-" if ncr < 0 else ""
+    whole, part = divmod(abs(ncr), NCR_PER_CREDIT)
+    return f"{sign}{whole}.{part:09d}".rstrip("0").rstrip(".") if part else f"{sign}{whole}"
+
+
+def parse_rate_per_million(text: str, field: str = "rate") -> int:
+    """Read a price in credits per 1,000,000 units as ncr per unit. Raises `Invalid` when that is no whole number of ncr, or negative."""
+    ncr = _decimal(text, field) * NCR_PER_CREDIT / 1_000_000
+    if ncr != ncr.to_integral_value():
+        raise Invalid(field, f"{field}: `{text}` credits per 1,000,000 is finer than 0.001; the smallest price is 1 nano-credit per unit")
+    if not 0 <= ncr <= NCR_MAX // 10**9:
+        raise Invalid(field, f"{field}: `{text}` is out of range; a price is between 0 and {(NCR_MAX // 10**9) // 1000} credits per 1,000,000")
+    return int(ncr)
+
+
+def format_rate_per_million(ncr_per_unit: int) -> str:
+    """Write a price of ncr per unit as credits per 1,000,000 units."""
+    return format_credits(ncr_per_unit * 1_000_000)
+
+
+def exponent(currency: str) -> int:
+    """Tell how many decimals a currency's minor unit has. Raises `Invalid` for a currency that is not listed."""
+    try:
+        return EXPONENTS[currency]
+    except KeyError:
+        raise Invalid("currency", f"currency: `{currency}` is not supported; one of {', '.join(sorted(EXPONENTS))}") from None
+
+
+def parse_money(text: str, currency: str, field: str = "amount") -> int:
+    """Read an amount in major units ("49.90") as minor units. Raises `Invalid` for more decimals than the currency has."""
+    minor = _decimal(text, field).scaleb(exponent(currency))
+    if minor != minor.to_integral_value():
+        raise Invalid(field, f"{field}: `{text}` has more decimals than {currency} has ({exponent(currency)})")
+    return int(minor)
+
+
+def format_money(minor: int, currency: str) -> str:
+    """Write minor units in major ones with the currency's own decimals: (4990, "USD") -> "49.90"."""
+    return f"{Decimal(minor).scaleb(-exponent(currency)):.{exponent(currency)}f}"
+
+
+def price_of(ncr: int, price_per_credit: Decimal) -> Decimal:
+    """Value credits in money, exactly: a decimal in major units that nothing has rounded yet."""
+    return Decimal(ncr) * price_per_credit / NCR_PER_CREDIT
+
+
+def round_money(exact: Decimal, currency: str) -> int:
+    """Round an exact amount in major units to minor units, halves away from zero. Lines are rounded first, then summed (EN 16931)."""
+    return int(exact.scaleb(exponent(currency)).quantize(Decimal(1), rounding=ROUND_HALF_UP))
+
+
+def parse_price(text: str, field: str = "price") -> Decimal:
+    """Read a unit price in major units, kept exact. Raises `Invalid` when negative or past 12 decimals."""
+    value = _decimal(text, field)
+    if value < 0 or value != round(value, 12):
+        raise Invalid(field, f"{field}: `{text}` is not a price; at least 0, at most 12 decimals")
+    return value
+
+
+def _decimal(text: str, field: str) -> Decimal:
+    try:
+        value = Decimal(text.strip())
+    except InvalidOperation:
+        raise Invalid(field, f"{field}: `{text}` is not a number; write it like 12.5") from None
+    if not value.is_finite() or len(value.as_tuple().digits) > 30 or abs(value.adjusted()) > 30:
+        raise Invalid(field, f"{field}: `{text}` is not an amount; write it like 12.5")
+    return value
