@@ -1,0 +1,49 @@
+"""Names and forms of our headers, in one place: requests' that we read, answers' that we write."""
+
+import re
+
+from billing.money import format_credits
+
+CONTENT_JSON = (b"content-type", b"application/json")
+CONTENT_SSE = (b"content-type", b"text/event-stream; charset=utf-8")
+CACHE_NONE = (b"cache-control", b"no-store")
+NO_BUFFERING = (b"x-accel-buffering", b"no")  # nginx in front of us must not collect a stream
+
+REQUEST_ID = b"x-request-id"
+EVENT_ID = b"x-weir-event"
+LANE = b"x-weir-lane"
+LANE_REASON = b"x-weir-lane-reason"
+STANDING = b"x-weir-standing"
+CREDITS_LIMIT = b"x-weir-credits-limit"
+CREDITS_REMAINING = b"x-weir-credits-remaining"
+CREDITS_RESET = b"x-weir-credits-reset"
+QUEUE_MS = b"x-weir-queue-ms"
+BACKEND = b"x-weir-backend"
+ATTEMPTS = b"x-weir-attempts"
+COST = b"x-weir-cost"
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+def request_id(headers: list[tuple[bytes, bytes]], own: str) -> str:
+    """Return the client's X-Request-Id where it is printable ASCII of at most 128 characters; else our own."""
+    for name, value in headers:
+        if name == REQUEST_ID:
+            return value.decode("ascii") if _REQUEST_ID.fullmatch(value) else own
+    return own
+
+
+def find(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    """Return the first header of that (lower-case) name."""
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None
+
+
+def credits(remaining_ncr: int, limit_ncr: int, reset_s: int | None) -> list[tuple[bytes, bytes]]:
+    """Write the balance: credits as decimals, and the seconds until the allowance is granted anew."""
+    headers = [(CREDITS_LIMIT, format_credits(limit_ncr).encode()), (CREDITS_REMAINING, format_credits(max(0, remaining_ncr)).encode())]
+    if reset_s is not None:
+        headers.append((CREDITS_RESET, b"%d" % reset_s))
+    return headers

@@ -1,0 +1,125 @@
+"""OpenAI's shapes: reading a request's members, writing errors, and putting the cost into an answer.
+
+A body is decoded once, into its top-level members as slices of the bytes that came. Only the members that a decision needs are
+read further; what the client sent otherwise is passed on as it was, unknown members and explicit nulls included.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from backends.provider import Call, Endpoint
+from gateway.errors import BadRequest, Refusal
+
+T = TypeVar("T")
+
+CHOICES_MAX = 128
+OUTPUT_TOKENS_MAX = 10_000_000
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
+
+# What each endpoint cannot do without, and the kinds of JSON it may be.
+_PROMPTS: dict[Endpoint, tuple[str, str]] = {
+    "chat/completions": ("messages", "an array of messages"),
+    "completions": ("prompt", "a string or an array"),
+    "embeddings": ("input", "a string or an array"),
+}
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a call decides its cost: how many answers, and how long each may be (tokens; None: the client set no limit)."""
+
+    choices: int = 1
+    output_max: int | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    """The members of `stream_options` that we read."""
+
+    include_usage: bool | None = None
+
+
+def read_call(body: bytes, endpoint: Endpoint, request_id: str) -> tuple[Call, Wish]:
+    """Read a request body. Raises `BadRequest`, naming the member, for what is not JSON, is missing, or has the wrong type."""
+    try:
+        members = _members.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRequest(f"The body is not a JSON object: {error}. Send one, with content-type application/json.") from None
+    model = member(members, "model", str)
+    if not model:
+        raise BadRequest("`model` is missing: name one of the models that GET /v1/models lists.", param="model")
+    name, kind = _PROMPTS[endpoint]
+    prompt = members.get(name)
+    if prompt is None or _first(prompt) not in (b"[" if endpoint == "chat/completions" else b'["'):
+        raise BadRequest(f"`{name}` must be {kind}.", param=name)
+    if endpoint == "chat/completions" and not member(members, name, list[msgspec.Raw]):
+        raise BadRequest("`messages` is empty: send at least one message.", param="messages")
+    stream = member(members, "stream", bool) or False
+    if stream and endpoint == "embeddings":
+        raise BadRequest("`stream` is not offered for embeddings.", param="stream")
+    options = member(members, "stream_options", StreamOptions) if stream else None
+    call = Call(endpoint=endpoint, request_id=request_id, model=model, members=members, body_bytes=len(body), stream=stream)
+    call.wants_usage = bool(options and options.include_usage)
+    return call, _wish(members, endpoint)
+
+
+def member(members: dict[str, msgspec.Raw], name: str, kind: type[T]) -> T | None:
+    """Read one member; None when it is absent or null. Raises `BadRequest` naming it when it has another type."""
+    raw = members.get(name)
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=kind | None)  # type: ignore[arg-type, return-value]
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRequest(f"`{name}` has the wrong type: {error}.", param=name) from None
+
+
+def _wish(members: dict[str, msgspec.Raw], endpoint: Endpoint) -> Wish:
+    if endpoint == "embeddings":
+        return Wish(choices=1, output_max=0)
+    choices = _count(members, "n", CHOICES_MAX) or 1
+    if endpoint == "completions":
+        choices = max(choices, _count(members, "best_of", CHOICES_MAX) or 1)
+        prompt = members["prompt"]
+        if _first(prompt) == b"[":
+            prompts = msgspec.json.decode(prompt, type=list[msgspec.Raw])
+            if prompts and _first(prompts[0]) in b'["':  # several prompts, each with its own answers
+                choices *= len(prompts)
+    limit = _count(members, "max_completion_tokens", OUTPUT_TOKENS_MAX)
+    if limit is None:
+        limit = _count(members, "max_tokens", OUTPUT_TOKENS_MAX)
+    return Wish(choices=choices, output_max=limit)
+
+
+def _count(members: dict[str, msgspec.Raw], name: str, most: int) -> int | None:
+    value = member(members, name, int)
+    if value is not None and not 0 <= value <= most:
+        raise BadRequest(f"`{name}` is {value}; it must be between 0 and {most}.", param=name)
+    return value
+
+
+def _first(raw: msgspec.Raw) -> bytes:
+    return bytes(memoryview(raw)[:1])
+
+
+def error_body(refusal: Refusal, request_id: str) -> bytes:
+    """Write a refusal in OpenAI's shape."""
+    error: dict[str, Any] = {"message": refusal.public, "type": refusal.type, "param": refusal.param, "code": refusal.code, "request_id": request_id}
+    return _encode({"error": error})
+
+
+def error_event(refusal: Refusal, request_id: str) -> bytes:
+    """Write a refusal as the last event of a stream; SDKs raise it as an APIError with its code."""
+    return b"data: " + error_body(refusal, request_id) + b"\n\n"
+
+
+def with_cost(body: bytes, members: dict[str, msgspec.Raw], extra: bytes) -> bytes:
+    """Put members (`"cost":1.5,...`) into the usage object of an answer; the rest of its bytes stay as they came."""
+    usage = members.get("usage")
+    if usage is None or _first(usage) != b"{":
+        return body
+    inner = bytes(usage)
+    joint = b"," if inner[1:-1].strip() else b""
+    members = members | {"usage": msgspec.Raw(inner[:-1].rstrip() + joint + extra + b"}")}
+    return b"{" + b",".join(_encode(name) + b":" + bytes(raw) for name, raw in members.items()) + b"}"
