@@ -1,0 +1,34 @@
+"""The only place that asks what time it is.
+
+Instants are UTC epoch microseconds as integers, in memory as in the database; the monotonic clock, in seconds, is for
+measuring how long something took. Everything else is handed a `Clock`, so that a test can hold time in its hand.
+"""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Something that tells the time."""
+
+    def now_us(self) -> int:
+        """Return the instant as UTC epoch microseconds."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Return seconds since an arbitrary instant; never goes back."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    __slots__ = ()
+
+    def now_us(self) -> int:
+        """Return the instant as UTC epoch microseconds."""
+        return time.time_ns() // 1000
+
+    def monotonic_s(self) -> float:
+        """Return seconds since an arbitrary instant; never goes back."""
+        return time.monotonic()

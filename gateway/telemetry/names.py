@@ -1,0 +1,38 @@
+"""Every metric's name, labels and meaning, in one place: what a dashboard or an alert may rely on.
+
+No metric carries a tenant: their number has no bound. A `model` label holds only public model names that are configured (or "" for a
+name that is not), so that no client can make up series.
+"""
+
+from typing import NamedTuple
+
+
+class Name(NamedTuple):
+    """A metric as Prometheus knows it. `buckets` (seconds) makes it a histogram."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+_LONG_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_SHORT_S = (0.00005, 0.0001, 0.00015, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+
+REQUESTS = Name("weir_requests_total", "Requests answered, by status code", ("endpoint", "model", "code"))
+REQUEST_DURATION = Name("weir_request_duration_seconds", "From the request's head to its answer's end", ("endpoint", "model"), _LONG_S)
+TIME_TO_FIRST_TOKEN = Name("weir_time_to_first_token_seconds", "From the request's head to the first byte of the answer's body", ("endpoint", "model"), _LONG_S)
+OVERHEAD = Name("weir_overhead_seconds", "Time a request spent in the gateway itself: neither queued nor waiting for a backend", ("endpoint",), _SHORT_S)
+INFLIGHT_REQUESTS = Name("weir_inflight_requests", "Requests under way now")
+TOKENS = Name("weir_tokens_total", "Tokens metered, by bucket", ("model", "backend", "kind"))
+QUEUE_WAIT = Name("weir_queue_wait_seconds", "Wait for a dispatch slot", ("lane",), _LONG_S)
+LANE_TENANTS = Name("weir_lane_tenants", "Tenants in a lane now, of those seen lately", ("lane",))
+REFUSALS = Name("weir_refusals_total", "Requests refused by the gateway, by error code", ("code",))
+BACKEND_UP = Name("weir_backend_up", "1 while a backend has a replica that takes requests, else 0", ("backend",))
+BACKEND_ATTEMPTS = Name("weir_backend_attempts_total", "Attempts made at a backend, by outcome", ("backend", "outcome"))
+HOLDS_OPEN = Name("weir_holds_open", "Credit holds neither settled nor released yet")
+LEASE_NCR = Name("weir_lease_ncr", "Credits this process may spend without asking, in nano-credits")
+SETTLE_FAILURES = Name("weir_settle_failures_total", "Flushes of usage into the books that failed; they are retried, nothing is lost")
+JOURNAL_BYTES = Name("weir_journal_bytes", "Size of the usage journal on disk")
+LEDGER_IMBALANCE_NCR = Name("weir_ledger_imbalance_ncr", "Sum over all ledger entries; anything but 0 is a bug: alert on it")
+USAGE_ESTIMATED = Name("weir_usage_estimated_total", "Requests whose usage the backend did not report, so that it was counted here", ("model",))
