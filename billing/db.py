@@ -1,0 +1,109 @@
+"""The books' database: one engine, and the two ways to use it.
+
+`read()` and `write()` are the only places where a transaction begins and ends; stores take the session and never commit. On SQLite a
+write begins IMMEDIATE, so that two writers queue instead of failing half-way, and WAL lets readers go on meanwhile. On PostgreSQL
+it is an ordinary READ COMMITTED transaction. A database that cannot be reached, or stays locked, is `BooksUnavailable`.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlmodel import Session
+
+from billing.errors import BooksUnavailable, Invalid
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_MS = 10_000
+MIGRATION_LOCK = 0x5745495200000001  # PostgreSQL advisory lock: two processes that start together migrate once
+_WRITE = "weir_write"
+
+
+class Database:
+    """The database behind one URL. `sqlite:///weir.db` or `postgresql://user@host/name`; other schemes are `Invalid`."""
+
+    def __init__(self, url: str) -> None:
+        parsed = _normal(url)
+        self.dialect: str = parsed.get_backend_name()
+        self.engine: Engine = _sqlite_engine(parsed) if self.dialect == "sqlite" else create_engine(parsed, pool_pre_ping=True)
+        self._writing = self.engine.execution_options(**{_WRITE: True})
+
+    @contextmanager
+    def read(self) -> Generator[Session]:
+        """Yield a session on one consistent view; what it changed is rolled back. Raises `BooksUnavailable`."""
+        with _unavailable(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Generator[Session]:
+        """Yield a session whose changes are committed at exit, or rolled back when the block raises. Raises `BooksUnavailable`."""
+        with _unavailable(), Session(self._writing, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema to a revision, `head` by default. Idempotent; processes that start together take turns."""
+        with _unavailable(), self._writing.connect() as connection, connection.begin():
+            if self.dialect == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            command.upgrade(_alembic(connection), revision)
+
+    def unmigrate(self, revision: str = "base") -> None:
+        """Take the schema down to a revision. Destroys what the removed tables held; meant for tests and for a failed upgrade."""
+        with _unavailable(), self._writing.connect() as connection, connection.begin():
+            command.downgrade(_alembic(connection), revision)
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _unavailable() -> Generator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise BooksUnavailable(f"the database cannot be used now: {error.orig}") from error
+
+
+def _normal(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise Invalid("database", "database: this is not a database URL; write sqlite:///weir.db or postgresql://user@host/name") from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise Invalid("database", f"database: `{parsed.drivername}` is not supported; use sqlite:/// or postgresql://")
+    if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise Invalid("database", "database: SQLite in memory would lose the books at exit; name a file, like sqlite:///weir.db")
+    return parsed
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    Path(url.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+
+    def prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves; the driver's own choice would never be IMMEDIATE
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITE) else "BEGIN")
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def _alembic(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

@@ -1,0 +1,34 @@
+"""Rows of grants and what is left of each.
+
+A grant is never updated except to void it; what is left stands apart, because it is the row that a flush writes.
+"""
+
+from typing import ClassVar
+
+from sqlalchemy import BigInteger, Index
+from sqlmodel import Field, SQLModel
+
+
+class CreditGrantRow(SQLModel, table=True):
+    """Credits given to a tenant, usable by requests that start in [effective_us, expires_us)."""
+
+    __tablename__: ClassVar[str] = "credit_grant"
+    __table_args__ = (Index("ix_credit_grant_tenant_id_expires_us", "tenant_id", "expires_us"),)
+    id: str = Field(primary_key=True)
+    tenant_id: str = Field(foreign_key="tenant.id")
+    kind: str
+    amount_ncr: int = Field(sa_type=BigInteger)
+    priority: int
+    effective_us: int = Field(sa_type=BigInteger)
+    expires_us: int | None = Field(default=None, sa_type=BigInteger)
+    voided_us: int | None = Field(default=None, sa_type=BigInteger)
+    created_us: int = Field(sa_type=BigInteger)
+    note: str
+
+
+class GrantBalanceRow(SQLModel, table=True):
+    """What is left of a grant, in ncr; never below 0."""
+
+    __tablename__: ClassVar[str] = "grant_balance"
+    grant_id: str = Field(primary_key=True, foreign_key="credit_grant.id")
+    remaining_ncr: int = Field(sa_type=BigInteger)

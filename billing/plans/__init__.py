@@ -1,0 +1,1 @@
+"""What a tenant is promised: versioned plans, and which version a tenant is subscribed to."""

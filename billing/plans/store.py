@@ -1,0 +1,100 @@
+"""Queries over plans, versions and subscriptions. Takes a session, never commits."""
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from billing.plans.table import PlanRow, PlanVersionRow, SubscriptionRow
+from billing.plans.terms import PlanTerms, PlanVersion, Subscription
+
+
+def add_version(session: Session, terms: PlanTerms, now_us: int) -> PlanVersion:
+    """Store terms as the next version of their plan, which begins to exist with its first one."""
+    if session.get(PlanRow, terms.plan) is None:
+        session.add(PlanRow(id=terms.plan, created_us=now_us))
+        session.flush()
+    last = session.exec(select(func.max(PlanVersionRow.version)).where(PlanVersionRow.plan_id == terms.plan)).one()
+    version = PlanVersion(version=(last or 0) + 1, terms=terms, created_us=now_us)
+    session.add(_version_row(version))
+    session.flush()
+    return version
+
+
+def latest_version(session: Session, plan: str) -> PlanVersion | None:
+    """Return the newest version of a plan, or None for a plan nobody wrote."""
+    row = session.exec(select(PlanVersionRow).where(PlanVersionRow.plan_id == plan).order_by(col(PlanVersionRow.version).desc()).limit(1)).first()
+    return None if row is None else _version(row)
+
+
+def get_version(session: Session, plan: str, version: int) -> PlanVersion | None:
+    """Return one version of a plan."""
+    row = session.get(PlanVersionRow, (plan, version))
+    return None if row is None else _version(row)
+
+
+def all_versions(session: Session) -> list[PlanVersion]:
+    """Return every version of every plan, by plan and version."""
+    return [_version(row) for row in session.exec(select(PlanVersionRow).order_by(PlanVersionRow.plan_id, col(PlanVersionRow.version)))]
+
+
+def subscriber_counts(session: Session, now_us: int) -> dict[tuple[str, int], int]:
+    """Count the tenants that are on each (plan, version) now."""
+    query = (
+        select(SubscriptionRow.plan_id, SubscriptionRow.version, func.count())
+        .where(SubscriptionRow.started_us <= now_us, _not_ended(now_us))
+        .group_by(SubscriptionRow.plan_id, col(SubscriptionRow.version))
+    )
+    return {(plan, version): count for plan, version, count in session.exec(query)}
+
+
+def subscribe(session: Session, tenant_id: str, version: PlanVersion, now_us: int) -> Subscription:
+    """Put a tenant on a plan's version from now on, its months anchored now; a subscription it has ends now. The caller holds the admin lock."""
+    for row in session.exec(select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, col(SubscriptionRow.ended_us).is_(None))):
+        row.ended_us = now_us
+        session.add(row)
+    number = session.exec(select(func.count()).select_from(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id)).one() + 1
+    row = SubscriptionRow(
+        id=f"{tenant_id}.{number}", tenant_id=tenant_id, plan_id=version.terms.plan, version=version.version, anchor_us=now_us, started_us=now_us
+    )
+    session.add(row)
+    session.flush()
+    return _subscription(row)
+
+
+def subscription_at(session: Session, tenant_id: str, at_us: int) -> Subscription | None:
+    """Return the subscription a tenant has at an instant, or None."""
+    query = select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, SubscriptionRow.started_us <= at_us, _not_ended(at_us))
+    row = session.exec(query).first()
+    return None if row is None else _subscription(row)
+
+
+def subscriptions_within(session: Session, tenant_id: str, start_us: int, end_us: int) -> list[Subscription]:
+    """Return the subscriptions that a tenant had at any time of [start_us, end_us), oldest first."""
+    query = (
+        select(SubscriptionRow)
+        .where(SubscriptionRow.tenant_id == tenant_id, SubscriptionRow.started_us < end_us, _not_ended(start_us))
+        .order_by(col(SubscriptionRow.started_us), SubscriptionRow.id)
+    )
+    return [_subscription(row) for row in session.exec(query)]
+
+
+def _not_ended(at_us: int):  # type: ignore[no-untyped-def]  # SQLAlchemy's own expression type is generic over its dialects
+    return (col(SubscriptionRow.ended_us).is_(None)) | (col(SubscriptionRow.ended_us) > at_us)
+
+
+def _subscription(row: SubscriptionRow) -> Subscription:
+    return Subscription(
+        id=row.id, tenant_id=row.tenant_id, plan=row.plan_id, version=row.version, anchor_us=row.anchor_us, started_us=row.started_us, ended_us=row.ended_us
+    )
+
+
+def _version(row: PlanVersionRow) -> PlanVersion:
+    fields = {field: getattr(row, field) for field in PlanTerms.__struct_fields__ if field not in ("plan", "allowed_models")}
+    models = None if row.allowed_models is None else frozenset(row.allowed_models)
+    return PlanVersion(version=row.version, terms=PlanTerms(plan=row.plan_id, allowed_models=models, **fields), created_us=row.created_us)
+
+
+def _version_row(version: PlanVersion) -> PlanVersionRow:
+    terms = version.terms
+    fields = {field: getattr(terms, field) for field in PlanTerms.__struct_fields__ if field not in ("plan", "allowed_models")}
+    models = None if terms.allowed_models is None else sorted(terms.allowed_models)
+    return PlanVersionRow(plan_id=terms.plan, version=version.version, allowed_models=models, created_us=version.created_us, **fields)

@@ -1,0 +1,53 @@
+"""Rows of plans, their versions, and subscriptions.
+
+A version is never updated: changing a plan adds one, and a subscription names the version it was sold.
+"""
+
+from typing import ClassVar
+
+from sqlalchemy import JSON, BigInteger, ForeignKeyConstraint
+from sqlmodel import Field, SQLModel
+
+
+class PlanRow(SQLModel, table=True):
+    """A plan's name in the price list."""
+
+    __tablename__: ClassVar[str] = "plan"
+    id: str = Field(primary_key=True)
+    created_us: int = Field(sa_type=BigInteger)
+
+
+class PlanVersionRow(SQLModel, table=True):
+    """One version of a plan's terms."""
+
+    __tablename__: ClassVar[str] = "plan_version"
+    plan_id: str = Field(primary_key=True, foreign_key="plan.id")
+    version: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    name: str
+    allowance_ncr: int = Field(sa_type=BigInteger)
+    on_exhausted: str
+    slow_daily_cap_ncr: int | None = Field(default=None, sa_type=BigInteger)
+    weight: int
+    fast_concurrency: int | None = None
+    slow_concurrency: int
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = Field(default=None, sa_type=BigInteger)
+    allowed_models: list[str] | None = Field(default=None, sa_type=JSON(none_as_null=True))  # type: ignore[call-overload]
+    monthly_fee_minor: int = Field(sa_type=BigInteger)
+    currency: str
+    credit_price: str | None = None
+    created_us: int = Field(sa_type=BigInteger)
+
+
+class SubscriptionRow(SQLModel, table=True):
+    """A tenant on a plan's version from an instant until another; its months are counted from `anchor_us`."""
+
+    __tablename__: ClassVar[str] = "subscription"
+    __table_args__ = (ForeignKeyConstraint(["plan_id", "version"], ["plan_version.plan_id", "plan_version.version"]),)
+    id: str = Field(primary_key=True)
+    tenant_id: str = Field(foreign_key="tenant.id", index=True)
+    plan_id: str
+    version: int
+    anchor_us: int = Field(sa_type=BigInteger)
+    started_us: int = Field(sa_type=BigInteger)
+    ended_us: int | None = Field(default=None, sa_type=BigInteger)

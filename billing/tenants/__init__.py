@@ -1,0 +1,1 @@
+"""Who may use the gateway: tenants, their keys, and the feed of changes that running gateways follow."""

@@ -1,0 +1,48 @@
+"""Rows of tenants, their keys, and the change feed.
+
+A key is stored as a keyed digest, never as itself. The change feed has no foreign key: it must outlive what it speaks of.
+"""
+
+from typing import ClassVar
+
+from sqlalchemy import BigInteger, LargeBinary
+from sqlmodel import Field, SQLModel
+
+
+class TenantRow(SQLModel, table=True):
+    """A customer: who is billed, in which currency, and whose calendar its months follow."""
+
+    __tablename__: ClassVar[str] = "tenant"
+    id: str = Field(primary_key=True)
+    name: str
+    state: str
+    currency: str
+    timezone: str
+    created_us: int = Field(sa_type=BigInteger)
+
+
+class ApiKeyRow(SQLModel, table=True):
+    """A credential of a tenant, or of an admin (then without a tenant)."""
+
+    __tablename__: ClassVar[str] = "api_key"
+    id: str = Field(primary_key=True)
+    kind: str
+    tenant_id: str | None = Field(default=None, foreign_key="tenant.id", index=True)
+    name: str
+    digest: bytes = Field(sa_type=LargeBinary, unique=True)
+    hint: str
+    project: str | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = Field(default=None, sa_type=BigInteger)
+    created_us: int = Field(sa_type=BigInteger)
+    expires_us: int | None = Field(default=None, sa_type=BigInteger)
+    revoked_us: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class ChangeRow(SQLModel, table=True):
+    """One admin write. `tenant_id` None concerns everybody (plans, rates)."""
+
+    __tablename__: ClassVar[str] = "change"
+    seq: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    tenant_id: str | None = None
+    at_us: int = Field(sa_type=BigInteger)
