@@ -1,0 +1,1 @@
+"""Lanes: who goes next. Pure arithmetic over credits and queues, and one async gate around it."""
