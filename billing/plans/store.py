@@ -1,6 +1,6 @@
 """Queries over plans, versions and subscriptions. Takes a session, never commits."""
 
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, func
 from sqlmodel import Session, col, select
 
 from billing.plans.table import PlanRow, PlanVersionRow, SubscriptionRow
@@ -77,7 +77,7 @@ def subscriptions_within(session: Session, tenant_id: str, start_us: int, end_us
     return [_subscription(row) for row in session.exec(query)]
 
 
-def _not_ended(at_us: int):  # type: ignore[no-untyped-def]  # SQLAlchemy's own expression type is generic over its dialects
+def _not_ended(at_us: int) -> ColumnElement[bool]:
     return (col(SubscriptionRow.ended_us).is_(None)) | (col(SubscriptionRow.ended_us) > at_us)
 
 

@@ -1,0 +1,93 @@
+"""Queries over tenants, keys and the change feed. Takes a session, never commits.
+
+`note_change` is the first thing an admin write does: the lock it takes serialises admin writes until they commit, so sequence numbers
+become visible in order, and a gateway that reads `seq > last` never misses one. Ids counted as max + 1 lean on the same lock.
+"""
+
+from sqlalchemy import func, text, update
+from sqlmodel import Session, col, select
+
+from billing.tenants.table import ApiKeyRow, ChangeRow, TenantRow
+from billing.tenants.tenant import Change, Key, Tenant
+
+ADMIN_LOCK = 0x5745495200000002  # PostgreSQL advisory lock held by an admin write until it commits
+
+
+def note_change(session: Session, tenant_id: str | None, now_us: int) -> int:
+    """Append to the change feed and hold the admin lock until the transaction ends; return the sequence number."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADMIN_LOCK})
+    seq = latest_change(session) + 1
+    session.add(ChangeRow(seq=seq, tenant_id=tenant_id, at_us=now_us))
+    session.flush()
+    return seq
+
+
+def latest_change(session: Session) -> int:
+    """Return the highest sequence number of the change feed; 0 before the first change."""
+    return session.exec(select(func.max(ChangeRow.seq))).one() or 0
+
+
+def changes_since(session: Session, seq: int, limit: int = 1000) -> list[Change]:
+    """Return the changes after `seq`, oldest first, at most `limit`."""
+    query = select(ChangeRow).where(ChangeRow.seq > seq).order_by(col(ChangeRow.seq)).limit(limit)
+    return [Change(row.seq, row.tenant_id, row.at_us) for row in session.exec(query)]
+
+
+def insert_tenant(session: Session, tenant: Tenant) -> None:
+    """Insert a tenant; the caller has seen that its id is free."""
+    session.add(TenantRow(**{field: getattr(tenant, field) for field in Tenant.__struct_fields__}))
+    session.flush()
+
+
+def get_tenant(session: Session, tenant_id: str) -> Tenant | None:
+    """Return one tenant, or None."""
+    row = session.get(TenantRow, tenant_id)
+    return None if row is None else _tenant(row)
+
+
+def all_tenants(session: Session) -> list[Tenant]:
+    """Return every tenant, by id."""
+    return [_tenant(row) for row in session.exec(select(TenantRow).order_by(TenantRow.id))]
+
+
+def set_state(session: Session, tenant_id: str, state: str) -> None:
+    """Make a tenant active or suspended."""
+    session.execute(update(TenantRow).where(col(TenantRow.id) == tenant_id).values(state=state))
+
+
+def insert_key(session: Session, key: Key, digest: bytes) -> None:
+    """Insert a key under the digest of its secret."""
+    session.add(ApiKeyRow(digest=digest, **{field: getattr(key, field) for field in Key.__struct_fields__}))
+    session.flush()
+
+
+def get_key(session: Session, key_id: str) -> Key | None:
+    """Return one key, or None."""
+    row = session.get(ApiKeyRow, key_id)
+    return None if row is None else _key(row)
+
+
+def key_by_digest(session: Session, digest: bytes) -> Key | None:
+    """Return the key whose secret has this digest, also one that is revoked or expired, or None."""
+    row = session.exec(select(ApiKeyRow).where(ApiKeyRow.digest == digest)).first()
+    return None if row is None else _key(row)
+
+
+def all_keys(session: Session, tenant_id: str | None = None) -> list[Key]:
+    """Return every key, of one tenant or of everybody and the admins, oldest first."""
+    query = select(ApiKeyRow).order_by(col(ApiKeyRow.created_us), ApiKeyRow.id)
+    return [_key(row) for row in session.exec(query if tenant_id is None else query.where(ApiKeyRow.tenant_id == tenant_id))]
+
+
+def revoke_key(session: Session, key_id: str, now_us: int) -> None:
+    """Revoke a key from now on; one that is revoked keeps its first instant."""
+    session.execute(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id, col(ApiKeyRow.revoked_us).is_(None)).values(revoked_us=now_us))
+
+
+def _tenant(row: TenantRow) -> Tenant:
+    return Tenant(**{field: getattr(row, field) for field in Tenant.__struct_fields__})
+
+
+def _key(row: ApiKeyRow) -> Key:
+    return Key(**{field: getattr(row, field) for field in Key.__struct_fields__})
