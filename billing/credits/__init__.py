@@ -1,0 +1,1 @@
+"""Who may still use how much, decided in memory in microseconds, and how usage burns down over grants."""

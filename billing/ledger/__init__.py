@@ -1,0 +1,1 @@
+"""Where credits went: double entry, one transaction per tenant and batch, each summing to 0."""
