@@ -1,0 +1,173 @@
+"""Every setting, its default and its meaning. Units stand last in names; secrets are `SecretStr`; amounts are text, never floats.
+
+Tenants, plans, rates and keys live in the database; `seed` creates those that are missing when the gateway starts, and changes none.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backends.config import BackendConfig, ModelConfig
+from backends.config import Name as BackendName
+
+
+def _text(value: object) -> object:
+    """Let an amount be written without quotes: the file's reader keeps a number's own digits, whole numbers are exact anyway."""
+    return str(value) if type(value) is int else value
+
+
+Amount = Annotated[str, BeforeValidator(_text)]
+PublicName = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class Section(BaseModel):
+    """A part of the settings: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Section):
+    """Where the gateway listens, and what it takes from a client."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    body_bytes_max: int = Field(20 * 2**20, ge=1024, description="a larger request body is refused with 413")
+    header_timeout_s: float = Field(10.0, gt=0, description="a client that takes longer to send its request's head is disconnected")
+    body_timeout_s: float = Field(30.0, gt=0, description="a client that sends nothing of its body for this long gets 408")
+    keep_alive_s: int = Field(75, ge=1, description="an idle connection is closed after this")
+    shutdown_grace_s: int = Field(30, ge=0, description="how long requests under way may go on after SIGTERM")
+
+
+class DatabaseSettings(Section):
+    """Where the books are kept."""
+
+    url: SecretStr | None = Field(None, description="sqlite:///FILE or postgresql://USER@HOST/NAME; default: weir.db in the data directory")
+
+
+class LaneSettings(Section):
+    """How many requests may wait in a lane, and how long."""
+
+    depth_max: int = Field(1024, ge=0, description="a request that finds this many waiting gets 429")
+    wait_ms_max: int = Field(30_000, ge=0, description="a request that waited this long gets 429")
+
+
+class LanesSettings(Section):
+    """The queue in front of every backend."""
+
+    fast: LaneSettings = LaneSettings()
+    slow: LaneSettings = LaneSettings(depth_max=512, wait_ms_max=120_000)
+    age_ms_max: int = Field(60_000, ge=1, description="whoever waited this long goes next, whatever the lane")
+
+
+class BooksSettings(Section):
+    """How usage reaches the database."""
+
+    flush_ms: int = Field(50, ge=1, le=10_000, description="usage is written to the database at least this often")
+    flush_events_max: int = Field(500, ge=1, le=100_000, description="at most so many usage events in one transaction")
+    backlog_max: int = Field(200_000, ge=1, description="past so many unwritten events new work is refused with 503")
+    journal_bytes_max: int = Field(2**30, ge=2**20, description="past this size of the journal new work is refused with 503")
+
+
+class LimitsSettings(Section):
+    """A limit on everything that a process keeps in memory."""
+
+    keys_cached_max: int = Field(100_000, ge=1, description="API keys kept in memory")
+    tenants_cached_max: int = Field(100_000, ge=1, description="credit accounts kept in memory")
+    changes_poll_ms: int = Field(250, ge=10, le=10_000, description="an admin's change made by another process is noticed within this")
+
+
+class LogSettings(Section):
+    """The log, on standard error."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["text", "json"] = "text"
+
+
+class SeedPlan(Section):
+    """A plan to create if there is none of this id. Credits and money are decimal text."""
+
+    credits: Amount
+    name: str = ""
+    on_exhausted: Literal["slow", "overage", "block"] = "slow"
+    slow_daily_cap: Amount | None = None
+    weight: int = Field(1, ge=1)
+    fast_concurrency: int | None = Field(None, ge=1)
+    slow_concurrency: int = Field(1, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    allowed_models: list[str] | None = None
+    monthly_fee: Amount = "0"
+    currency: str = "USD"
+    credit_price: Amount | None = None
+
+
+class SeedTenant(Section):
+    """A tenant to create if there is none of this id."""
+
+    plan: Slug
+    name: str = ""
+    currency: str = "USD"
+    timezone: str = "UTC"
+
+
+class SeedRate(Section):
+    """A rate to set if the model has none: credits per 1,000,000 tokens, as decimal text."""
+
+    input: Amount | None = None
+    output: Amount | None = None
+    cache_read: Amount | None = None
+    free: bool = False
+
+    @model_validator(mode="after")
+    def _priced(self) -> "SeedRate":
+        if not self.free and (self.input is None or self.output is None):
+            raise ValueError("a rate names `input` and `output`, or says `free: true`")
+        return self
+
+
+class SeedSettings(Section):
+    """What to create at start where it is missing."""
+
+    plans: dict[Slug, SeedPlan] = {}
+    tenants: dict[Slug, SeedTenant] = {}
+    rates: dict[PublicName, SeedRate] = {}
+
+
+class Settings(BaseSettings):
+    """All settings of one process. `load_settings` builds it."""
+
+    model_config = SettingsConfigDict(env_prefix="WEIR_", env_nested_delimiter="__", env_ignore_empty=True, extra="forbid", frozen=True, validate_default=False)
+
+    server: ServerSettings = ServerSettings()
+    data_dir: Path = Field(Path("weir-data"), description="the journal, the default database and the generated secret live here")
+    database: DatabaseSettings = DatabaseSettings()
+    secret: SecretStr | None = Field(None, min_length=16, description="pepper of the stored key digests; generated in the data directory where SQLite is used")
+    backends: dict[BackendName, BackendConfig] = {}
+    models: dict[PublicName, ModelConfig] = {}
+    lanes: LanesSettings = LanesSettings()
+    books: BooksSettings = BooksSettings()
+    limits: LimitsSettings = LimitsSettings()
+    log: LogSettings = LogSettings()
+    seed: SeedSettings = SeedSettings()
+
+    @property
+    def database_url(self) -> str:
+        """The database's URL, with its password if it has one: never log it."""
+        return self.database.url.get_secret_value() if self.database.url else f"sqlite:///{self.data_dir / 'weir.db'}"
+
+    @property
+    def embedded(self) -> bool:
+        """Tell whether the books are a SQLite file, so that this machine alone uses them."""
+        return self.database_url.startswith("sqlite")
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> "Settings":
+        for model, config in self.models.items():
+            for route in config.routes:
+                if route.backend not in self.backends:
+                    known = ", ".join(f"`{name}`" for name in self.backends) or "none is configured"
+                    raise ValueError(f"models.{model}: there is no backend `{route.backend}` (backends: {known})")
+        return self
