@@ -32,7 +32,7 @@ class PlanVersionRow(SQLModel, table=True):
     slow_concurrency: int
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = Field(default=None, sa_type=BigInteger)
-    allowed_models: list[str] | None = Field(default=None, sa_type=JSON(none_as_null=True))  # type: ignore[call-overload]
+    allowed_models: list[str] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     monthly_fee_minor: int = Field(sa_type=BigInteger)
     currency: str
     credit_price: str | None = None

@@ -1,0 +1,55 @@
+"""Who a secret's digest stands for, and under which terms: what a gateway asks once and then keeps until the change feed speaks."""
+
+import msgspec
+from sqlmodel import Session
+
+from billing.plans import store as plans
+from billing.plans.terms import Terms, terms_of
+from billing.tenants import store as tenants
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """The bearer of a key. The limits are the key's own; the tenant's are in `terms`, which is None for admins and without a subscription."""
+
+    key_id: str
+    kind: str
+    tenant_id: str
+    project: str | None
+    active: bool
+    expires_us: int | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    terms: Terms | None
+
+
+def find_principal(session: Session, digest: bytes, now_us: int) -> Principal | None:
+    """Return who the digest of a secret stands for at `now_us`; None for a key that is unknown, revoked or expired.
+
+    A suspended tenant is found, with `active` False, so that its refusal can say so. An admin's `tenant_id` is empty.
+    """
+    key = tenants.key_by_digest(session, digest)
+    if key is None or _over(key.revoked_us, now_us) or _over(key.expires_us, now_us):
+        return None
+    tenant = None if key.tenant_id is None else tenants.get_tenant(session, key.tenant_id)
+    return Principal(
+        key_id=key.id,
+        kind=key.kind,
+        tenant_id=key.tenant_id or "",
+        project=key.project,
+        active=tenant is None or tenant.state == "active",
+        expires_us=key.expires_us,
+        requests_per_minute=key.requests_per_minute,
+        tokens_per_minute=key.tokens_per_minute,
+        terms=None if tenant is None else find_terms(session, tenant.id, now_us),
+    )
+
+
+def find_terms(session: Session, tenant_id: str, now_us: int) -> Terms | None:
+    """Return the terms a tenant is on at `now_us`, or None without a subscription."""
+    subscription = plans.subscription_at(session, tenant_id, now_us)
+    version = None if subscription is None else plans.get_version(session, subscription.plan, subscription.version)
+    return None if version is None else terms_of(version)
+
+
+def _over(at_us: int | None, now_us: int) -> bool:
+    return at_us is not None and at_us <= now_us
