@@ -1,10 +1,14 @@
 """The configuration: its layers, its references to the environment, and what a mistake is told."""
 
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from gateway.config import ConfigError, config_path, load_settings, pepper, unknown_names
+import gateway.config
+from gateway.config import ConfigError, Settings, config_path, load_settings, pepper, unknown_names
+from gateway.config.source import read_file
 
 BACKEND = "backends:\n  here:\n    urls: http://127.0.0.1:8000/v1\n"
 
@@ -159,3 +163,36 @@ def test_a_damaged_secret_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("")
     with pytest.raises(ConfigError, match="too short"):
         pepper(load_settings(None, {"data_dir": tmp_path}))
+
+
+def template(uncommented: bool) -> str:
+    text = (Path(gateway.config.__file__).parent / "template.yaml").read_text()
+    return re.sub(r"^(\s*)#(?=[\w ]*[\w-]+:|  )", r"\1", text, flags=re.MULTILINE) if uncommented else text
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> set[str]:
+    found = set()
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= keys_of(inner, f"{prefix}{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+def test_the_template_loads_as_it_is(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, template(False)))
+    assert list(settings.models) == ["echo"] and settings.seed.rates["echo"].output == "1.5"
+
+
+def test_every_key_of_the_template_is_real_and_every_setting_is_in_it(tmp_path: Path) -> None:
+    path = write(tmp_path, template(True))
+    load_settings(path)
+    written = {".".join(str(part) for part in place) for place in read_file(path, {}).lines}
+    assert keys_of(Settings) <= written
+
+
+def test_the_template_shows_the_defaults(tmp_path: Path) -> None:
+    settings, plain = load_settings(write(tmp_path, template(True))), load_settings(None)
+    assert (settings.server, settings.lanes, settings.books, settings.limits, settings.log) == (plain.server, plain.lanes, plain.books, plain.limits, plain.log)

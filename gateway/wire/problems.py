@@ -1,0 +1,148 @@
+"""What /admin and /finance answer when they refuse: `application/problem+json` (RFC 9457), with the wrong fields named.
+
+    Invalid, RateMissing, a body that does not validate   422  invalid; `errors` names each field
+    a body that is no JSON                                 400  malformed
+    NotFound                                               404  not_found
+    Conflict                                               409  conflict
+    BooksUnavailable                                       503  books_unavailable, Retry-After
+    a Refusal of the gateway                               its own status and code
+    anything else                                          500  internal; the log has it
+"""
+
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import HTTPException, RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Message
+
+from billing.errors import BillingError, BooksUnavailable, Conflict, Invalid, NotFound
+from gateway.errors import Refusal
+
+MEDIA_TYPE = "application/problem+json"
+BODY_BYTES_MAX = 2**20
+
+log = logging.getLogger(__name__)
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field; `field` is its path in the body, or the parameter's name."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 has it. `code` is for programs, `detail` for people."""
+
+    type: str = Field(examples=["urn:weir:problem:invalid"])
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldProblem] = []
+
+
+def problem(status: int, code: str, detail: str, errors: Sequence[FieldProblem] = (), headers: dict[str, str] | None = None) -> Response:
+    """Write a problem as an answer."""
+    body = Problem(type=f"urn:weir:problem:{code}", title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, errors=list(errors))
+    return Response(body.model_dump_json(), status, {"cache-control": "no-store", **(headers or {})}, MEDIA_TYPE)
+
+
+def problem_of(error: Exception) -> Response:
+    """Turn anything that an endpoint raised into the problem a client gets; what is no client's business goes to the log."""
+    if isinstance(error, BillingError):
+        return _billing(error)
+    if isinstance(error, RequestValidationError):
+        return _validation(error)
+    if isinstance(error, Refusal):
+        if error.internal:
+            log.info("refused: %s", error.internal)
+        headers = {} if error.retry_after_s is None else {"retry-after": str(max(1, round(error.retry_after_s)))}
+        return problem(error.status, error.code or "refused", error.public, headers=headers)
+    if isinstance(error, StarletteHTTPException):
+        code = HTTPStatus(error.status_code).name.lower()
+        return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+    log.error("an admin request failed", exc_info=error)
+    return problem(500, "internal", "Something failed in the gateway; its log says what.")
+
+
+def _billing(error: BillingError) -> Response:
+    if isinstance(error, Invalid):
+        return problem(422, "invalid", str(error), [FieldProblem(field=error.field, message=str(error))])
+    if isinstance(error, NotFound):
+        return problem(404, "not_found", str(error))
+    if isinstance(error, Conflict):
+        return problem(409, "conflict", str(error))
+    if isinstance(error, BooksUnavailable):
+        log.warning("the books are unavailable: %s", error)
+        return problem(503, "books_unavailable", "The books cannot be read or written now; try again.", headers={"retry-after": "1"})
+    return problem(422, "invalid", str(error))
+
+
+def _validation(error: RequestValidationError) -> Response:
+    faults = error.errors()
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        return problem(400, "malformed", "The body is not JSON.")
+    errors = [FieldProblem(field=_field(fault["loc"]), message=fault["msg"].removeprefix("Value error, ")) for fault in faults]
+    return problem(422, "invalid", "; ".join(f"{item.field}: {item.message}" for item in errors[:5]), errors)
+
+
+def _field(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc[1:]) or str(loc[0])
+
+
+class ProblemRoute(APIRoute):
+    """A route whose every refusal is a problem, and whose request body is bounded (1 MiB)."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the route's own handler."""
+        inner = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await inner(Request(request.scope, _bounded(request)))
+            except Exception as error:  # the outermost frame of an endpoint: whatever was raised becomes an answer, and a log entry
+                return problem_of(error)
+
+        return handle
+
+
+def _bounded(request: Request) -> Callable[[], Coroutine[Any, Any, Message]]:
+    left = BODY_BYTES_MAX
+
+    async def receive() -> Message:
+        nonlocal left
+        message = await request.receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(413, f"The body is larger than {BODY_BYTES_MAX} bytes.")
+        return message
+
+    return receive
+
+
+def _described(what: str) -> dict[str, Any]:
+    schema = Problem.model_json_schema()
+    schema["properties"]["errors"]["items"] = schema.pop("$defs")["FieldProblem"]  # whole in itself: OpenAPI knows no $defs of ours
+    return {"description": what, "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+# For a router's `responses`, so that OpenAPI says what a refusal looks like.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: _described(what)
+    for status, what in {
+        400: "The body is not JSON",
+        401: "No admin key, or not a valid one",
+        403: "The key is no admin's",
+        404: "There is no such thing",
+        409: "It exists already, or its state forbids this",
+        422: "A field is wrong; `errors` names it",
+        503: "The books are unavailable for now",
+    }.items()
+}
