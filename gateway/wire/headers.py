@@ -23,6 +23,7 @@ ATTEMPTS = b"x-weir-attempts"
 COST = b"x-weir-cost"
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def request_id(headers: list[tuple[bytes, bytes]], own: str) -> str:
@@ -31,6 +32,11 @@ def request_id(headers: list[tuple[bytes, bytes]], own: str) -> str:
         if name == REQUEST_ID:
             return value.decode("ascii") if _REQUEST_ID.fullmatch(value) else own
     return own
+
+
+def is_traceparent(value: bytes) -> bool:
+    """Tell whether a header value is a W3C traceparent, fit to be passed on."""
+    return _TRACEPARENT.fullmatch(value) is not None
 
 
 def find(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:

@@ -18,6 +18,7 @@ OUTPUT_TOKENS_MAX = 10_000_000
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}  # one per type read; building one costs more than using it
 
 # What each endpoint cannot do without, and the kinds of JSON it may be.
 _PROMPTS: dict[Endpoint, tuple[str, str]] = {
@@ -69,8 +70,13 @@ def member(members: dict[str, msgspec.Raw], name: str, kind: type[T]) -> T | Non
     raw = members.get(name)
     if raw is None:
         return None
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        optional: Any = kind | None
+        decoder = _decoders[kind] = msgspec.json.Decoder(optional)
     try:
-        return msgspec.json.decode(raw, type=kind | None)  # type: ignore[arg-type, return-value]
+        value: T | None = decoder.decode(raw)
+        return value
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(f"`{name}` has the wrong type: {error}.", param=name) from None
 

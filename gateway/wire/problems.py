@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
@@ -146,3 +146,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         503: "The books are unavailable for now",
     }.items()
 }
+
+
+def problem_router(prefix: str) -> APIRouter:
+    """Make a router whose every route refuses with problems, and says so in OpenAPI."""
+    return APIRouter(prefix=prefix, route_class=ProblemRoute, responses=RESPONSES, tags=[prefix.strip("/")])

@@ -1,0 +1,1 @@
+"""What applications call: OpenAI's endpoints, as plain ASGI."""

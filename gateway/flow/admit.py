@@ -1,0 +1,61 @@
+"""Received -> Admitted: the key, the model, its rate, the rate limits; from memory, but for a tenant's first request."""
+
+from typing import TYPE_CHECKING
+
+from billing.errors import BillingError
+from gateway.errors import ModelNotAllowed, ModelUnknown, PriceMissing, TenantSuspended, Unauthenticated, Unavailable
+from gateway.flow.states import Admitted, Received
+
+if TYPE_CHECKING:
+    from billing.operations.directory import Principal
+    from gateway.services import Services
+
+
+async def authenticate(services: "Services", secret: str) -> "Principal":
+    """Return the principal of a secret. Raises `Unauthenticated`, or `TenantSuspended`."""
+    if not secret:
+        raise Unauthenticated("No API key was given. Send it as `Authorization: Bearer sk-weir-...`.")
+    principal = await services.keyring.find(secret)
+    if principal is None:
+        raise Unauthenticated("This API key is not valid: it is wrong, revoked or expired. Ask your admin for one (`weir key issue TENANT`).")
+    if principal.kind != "tenant":
+        raise Unauthenticated("This is an admin key: it manages tenants and calls no models. Use a tenant's key (`weir key issue TENANT`).")
+    if not principal.active:
+        raise TenantSuspended("This tenant is suspended. Ask your admin.")
+    if principal.terms is None:
+        raise TenantSuspended("This tenant is on no plan. An admin chooses one with: weir tenant plan TENANT PLAN")
+    return principal
+
+
+async def admit(services: "Services", received: Received) -> Admitted:
+    """Let a request in. Raises a `Refusal` that says why not."""
+    principal = await authenticate(services, received.secret)
+    tenant_id, terms, model = principal.tenant_id, principal.terms, received.call.model
+    assert terms is not None  # authenticate saw to it
+    if model not in services.settings.models:
+        raise ModelUnknown(f"There is no model `{model[:100]}`. GET /v1/models lists those you can use.", param="model")
+    if terms.allowed_models is not None and model not in terms.allowed_models:
+        raise ModelNotAllowed(f"Your plan `{terms.plan}` does not include the model `{model}`. GET /v1/models lists those it does.", param="model")
+    priced = services.tariff.card.at(model, received.at_us)
+    if priced is None:
+        raise PriceMissing(
+            f"The model `{model}` has no rate, so it cannot be used. An admin sets one with: weir rate set {model} --input CREDITS --output CREDITS, or --free.",
+            param="model",
+        )
+    account = services.accounts.get(tenant_id)
+    if account is None or account.valid_until_us <= received.at_us:
+        try:
+            account = await services.accounts.load(tenant_id, terms)
+        except BillingError as error:
+            raise Unavailable("The credit account cannot be read now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
+    limits = services.limiter.admit(principal, received.at_us) if _limited(principal) else ()
+    return Admitted(
+        received=received, principal=principal, tenant_id=tenant_id, terms=terms, account=account, priced=priced, limits=limits
+    )
+
+
+def _limited(principal: "Principal") -> bool:
+    terms = principal.terms
+    return bool(
+        principal.requests_per_minute or principal.tokens_per_minute or (terms and (terms.requests_per_minute or terms.tokens_per_minute))
+    )

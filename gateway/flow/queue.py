@@ -1,0 +1,38 @@
+"""Reserved -> Queued: a slot at the backend's gate, in the lane that the credits bought."""
+
+from typing import TYPE_CHECKING
+
+from gateway.flow.settle import INPUT_WEIGHT, OUTPUT_WEIGHT, Settler
+from gateway.lanes.gate import Gate
+from gateway.lanes.queue import Ticket
+from gateway.lanes.standing import Lane
+
+if TYPE_CHECKING:
+    from gateway.services import Services
+
+
+async def enter(services: "Services", settler: Settler, gate: Gate) -> Ticket:
+    """Wait for a slot. Raises `SlowDown`. The ticket must come back through `leave`."""
+    reserved = settler.reserved
+    terms = reserved.admitted.terms
+    fast = reserved.lane is Lane.FAST
+    ticket = Ticket(
+        tenant=reserved.admitted.tenant_id,
+        lane=reserved.lane,
+        cost=INPUT_WEIGHT * (reserved.prompt_tokens_max // 4) + OUTPUT_WEIGHT * reserved.output_tokens_max,
+        weight=terms.weight,
+        limit=terms.fast_concurrency if fast else terms.slow_concurrency,
+    )
+    if not gate.enter_now(ticket):
+        since_us = services.clock.now_us()
+        try:
+            await gate.wait(ticket)
+        finally:
+            settler.queue_us += max(0, services.clock.now_us() - since_us)
+    services.metrics.waited(reserved.lane.value, settler.queue_us)
+    return ticket
+
+
+def leave(gate: Gate, ticket: Ticket, settler: Settler) -> None:
+    """Give the slot back, trued up with what was used; an attempt that used nothing costs the tenant no turn."""
+    gate.leave(ticket, settler.used_weight)

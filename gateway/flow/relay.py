@@ -1,0 +1,245 @@
+"""Queued -> Relayed: hand an upstream's answer to the client as it came, and see what it used.
+
+The first byte commits the attempt: an error before it may be tried elsewhere, one after it is the client's to see. The end of an
+answer is sent only after its charge is in the journal, so whoever has seen the end of an answer has been metered for it.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from backends.errors import BackendError, BadAnswer, Disconnected
+from backends.provider import Usage
+from backends.stream import StreamTap
+from backends.transport.seam import Answer
+from billing.money import format_credits
+from gateway.errors import BackendBadAnswer, BackendDisconnected, Refusal
+from gateway.flow import disclose
+from gateway.flow.estimate import estimate
+from gateway.flow.settle import Settler
+from gateway.flow.states import Client, Relayed, Settled
+from gateway.wire.headers import find
+from gateway.wire.openai import error_event, with_cost
+
+if TYPE_CHECKING:
+    from backends.provider import Provider
+    from gateway.services import Services
+
+log = logging.getLogger("weir.relay")
+
+ANSWER_BYTES_MAX = 256 * 1024 * 1024
+PROGRESS_EVERY_S = 2.0
+END_WAIT_S = 1.0
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+async def relay_whole(services: "Services", settler: Settler, provider: "Provider", answer: Answer, client: Client) -> None:
+    """Relay an answer that is not streamed. Raises `BackendError` while the client has seen nothing of it."""
+    body = await read_whole(answer, ANSWER_BYTES_MAX)
+    try:
+        members = _members.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadAnswer(f"answered 200 with what is no JSON object: {body[:200]!r}") from error
+    usage, source = _read_usage(settler, provider, members.get("usage")), "reported"
+    if usage is None:
+        source = "estimated"
+        assert settler.attempt is not None
+        usage = await asyncio.shield(estimate(services, settler.reserved, settler.attempt, _answer_text(body)))
+    settled = settler.settle(Relayed(usage=usage, source=source, outcome="complete", status=200))
+    body = with_cost(body, members, cost_members(settled))
+    await client.head(200, disclose.whole(services, settler, settled, len(body)))
+    await client.end(body)
+
+
+async def relay_stream(services: "Services", settler: Settler, provider: "Provider", answer: Answer, client: Client) -> None:
+    """Relay a streamed answer. Raises `BackendError` while the client has seen nothing of it; after that it ends the stream with an error event."""
+    stream = Stream(services, settler, provider, answer)
+    data = await answer.read()
+    if not data:
+        raise BadAnswer("answered 200 with an empty stream")
+    out = stream.tap.feed(data)  # raises BadAnswer for what is no event stream
+    await client.head(200, disclose.stream(services, settler))
+    settler.first_us = services.clock.now_us()
+    try:
+        await stream.run(out, client)
+    except BackendError as error:
+        refusal: Refusal = BackendDisconnected("The model server was lost in the middle of its answer.", internal=str(error))
+        if isinstance(error, BadAnswer):
+            refusal = BackendBadAnswer("The model server sent something that is no answer.", internal=str(error))
+        log.warning("request %s: %s", settler.reserved.admitted.received.call.request_id, error)
+        await stream.settle_cut(502)
+        await client.end(error_event(refusal, settler.reserved.admitted.received.shown_id))
+    finally:
+        if not settler.ended:  # the client left, or we are stopping: the upstream stops now, and what was produced is charged
+            if services.pools[stream.attempt.backend].drains:
+                settler.defer(stream.drain())
+            else:
+                answer.abort()
+                stream.settle_cut_soon()
+
+
+def settle_unseen(services: "Services", settler: Settler) -> None:
+    """End a request whose client left before it saw anything: the upstream was stopped, and the prompt that it had read is charged."""
+
+    async def prompt_only() -> None:
+        assert settler.attempt is not None
+        usage = await estimate(services, settler.reserved, settler.attempt, "")
+        settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=499))
+
+    if not settler.deferred:
+        settler.defer(prompt_only())
+
+
+class Stream:
+    """One stream under way: the tap on it, and how it is settled however it ends."""
+
+    def __init__(self, services: "Services", settler: Settler, provider: "Provider", answer: Answer) -> None:
+        assert settler.attempt is not None
+        self.services, self.settler, self.provider, self.answer = services, settler, provider, answer
+        self.attempt = settler.attempt
+        call = settler.reserved.admitted.received.call
+        self.tap = StreamTap(strip_usage=not call.wants_usage, drop_continuous="continuous_usage_stats" not in _options(call.members))
+
+    async def run(self, out: bytes, client: Client) -> None:
+        """Relay from the second segment on, to the settled end."""
+        tap, answer, monotonic_s = self.tap, self.answer, self.services.clock.monotonic_s
+        progress_s = monotonic_s() + PROGRESS_EVERY_S
+        while True:
+            if out:
+                await client.write(out)
+            if tap.ended or tap.error is not None:
+                break
+            data = await answer.read()
+            if not data:
+                break
+            out = tap.feed(data)
+            if monotonic_s() > progress_s:
+                progress_s = monotonic_s() + PROGRESS_EVERY_S
+                self._progress()
+        if tap.error is not None:
+            raise Disconnected(f"the stream ended with an error event: {bytes(tap.error)[:500]!r}")
+        settled = self.settler.settle(await self._complete())
+        await client.end(tap.tail(cost_members(settled)))
+        await self._finish()
+
+    async def drain(self) -> None:
+        """Read on to the end without the client, for a vendor that bills the whole answer anyway; then settle."""
+        try:
+            while not self.tap.ended and (data := await self.answer.read()):
+                self.tap.feed(data)
+        except BackendError as error:
+            log.info("request %s: lost while it was drained: %s", self.settler.reserved.admitted.received.call.request_id, error)
+        finally:
+            self.answer.abort()
+            await self.settle_cut(499)
+
+    async def settle_cut(self, status: int) -> None:
+        """Charge what was produced until the answer broke off."""
+        if self.settler.ended:
+            return
+        usage, source = _read_usage(self.settler, self.provider, self.tap.usage), "partial"
+        if usage is None or (usage.output is None and not self.tap.ended):
+            usage = await estimate(self.services, self.settler.reserved, self.attempt, self.tap.text(), usage)
+        if not self.settler.ended:
+            self.settler.settle(Relayed(usage=usage, source=source, outcome="cut", status=status))
+
+    def settle_cut_soon(self) -> None:
+        """The same when nobody can wait: at once if the usage is known, else as a task of the gateway's own."""
+        usage = _read_usage(self.settler, self.provider, self.tap.usage)
+        if usage is not None and usage.output is not None:
+            self.settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=499))
+        else:
+            self.settler.defer(self.settle_cut(499))
+
+    async def _complete(self) -> Relayed:
+        usage = _read_usage(self.settler, self.provider, self.tap.usage)
+        if usage is not None:
+            return Relayed(usage=usage, source="reported", outcome="complete", status=200)
+        usage = await asyncio.shield(estimate(self.services, self.settler.reserved, self.attempt, self.tap.text()))
+        return Relayed(usage=usage, source="estimated", outcome="complete", status=200)
+
+    def _progress(self) -> None:
+        usage = _read_usage(self.settler, self.provider, self.tap.usage)
+        if usage is None:
+            usage = Usage(input=self.settler.reserved.prompt_tokens_max // 4, output=self.tap.events)  # an event is about a token
+        self.settler.progress(usage)
+
+    async def _finish(self) -> None:
+        """Read the end of the body, so that the connection can be used again; a server that does not end it is left."""
+        try:
+            async with asyncio.timeout(END_WAIT_S):
+                while await self.answer.read():
+                    pass
+        except (TimeoutError, BackendError):
+            self.answer.abort()
+
+
+async def read_whole(answer: Answer, bytes_max: int) -> bytes:
+    """Read a body to its end. Raises `BadAnswer` past the limit, and what `Answer.read` raises."""
+    data = await answer.read()
+    if not data:
+        return b""
+    parts, size = [data], len(data)
+    while data := await answer.read():
+        parts.append(data)
+        size += len(data)
+        if size > bytes_max:
+            answer.abort()
+            raise BadAnswer(f"answered with more than {bytes_max} bytes")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def cost_members(settled: Settled) -> bytes:
+    """Write the members that go into an answer's usage object: its cost in credits, exact, and of what it is made."""
+    return b'"cost":%b,"cost_details":{"unit":"credits","lane":"%b","paid_from_credits":%b,"usage_source":"%b"}' % (
+        format_credits(settled.charge_ncr).encode(),
+        settled.lane.value.encode(),
+        format_credits(settled.cover_ncr).encode(),
+        settled.source.encode(),
+    )
+
+
+def _read_usage(settler: Settler, provider: "Provider", raw: msgspec.Raw | bytes | None) -> Usage | None:
+    """Read a usage object; damage is as good as nothing said, and is counted."""
+    if raw is None:
+        return None
+    try:
+        return provider.usage(raw)
+    except BadAnswer as error:
+        log.error("request %s: %s; its usage is estimated", settler.reserved.admitted.received.call.request_id, error)
+        return None
+
+
+def _options(members: dict[str, msgspec.Raw]) -> bytes:
+    raw = members.get("stream_options")
+    return b"" if raw is None else bytes(raw)
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    text: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+def _answer_text(body: bytes) -> str:
+    """The text of an answer, for counting; what is not text counts as its bytes."""
+    try:
+        choices = msgspec.json.decode(body, type=_Answer).choices
+    except (msgspec.DecodeError, RecursionError):
+        return body.decode(errors="replace")
+    return "\n".join((choice.message.content if choice.message else choice.text) or "" for choice in choices)
+
+
+def is_stream(answer: Answer) -> bool:
+    """Tell whether an answer is an event stream, by its content type."""
+    return (find(answer.headers, b"content-type") or b"").lower().startswith(b"text/event-stream")

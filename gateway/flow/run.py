@@ -1,0 +1,91 @@
+"""The order of things: the only file that knows it.
+
+    admit -> reserve -> for each attempt: queue, journal, open, relay -> settle
+
+An attempt that fails before its first byte is followed by the next one; whatever happens, the hold comes back and the slot too.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from backends.errors import BackendError
+from billing.errors import BooksUnavailable
+from gateway.errors import Refusal, Unavailable
+from gateway.flow import queue
+from gateway.flow.admit import admit
+from gateway.flow.refuse import not_served, upstream_refusal
+from gateway.flow.relay import is_stream, relay_stream, relay_whole, settle_unseen
+from gateway.flow.reserve import reserve
+from gateway.flow.settle import Settler
+from gateway.flow.states import Client, Received
+from gateway.lanes.standing import Lane
+
+if TYPE_CHECKING:
+    from backends.planner import Attempt
+    from gateway.services import Services
+
+log = logging.getLogger("weir.flow")
+
+SLOW_PRIORITY = 10  # vLLM: lower runs earlier, and 0 is what it gives to whoever names none
+
+
+async def run(services: "Services", received: Received, client: Client) -> Settler:
+    """Serve one call, from its key to its last byte. Raises a `Refusal` as long as nothing has been answered."""
+    admitted = await admit(services, received)
+    settler = Settler(services, reserve(services, admitted))
+    try:
+        await _attempts(services, settler, client)
+    except BooksUnavailable as error:
+        raise Unavailable("The usage journal takes no entries now, so no work is taken on. Try again in a moment.", internal=str(error), retry_after_s=5) from error
+    except asyncio.CancelledError:
+        if settler.dispatched and not settler.ended:  # a stream under way has ended itself
+            settle_unseen(services, settler)
+        raise
+    finally:
+        settler.close()
+    return settler
+
+
+async def _attempts(services: "Services", settler: Settler, client: Client) -> None:
+    call = settler.reserved.admitted.received.call
+    failure: BackendError | Refusal | None = None
+    for attempt in services.planner.plan(call.model):
+        gate = services.gates[attempt.backend]
+        ticket = await queue.enter(services, settler, gate)
+        try:
+            settler.dispatch(attempt)
+            failure = await _attempt(services, settler, attempt, client)
+        finally:
+            queue.leave(gate, ticket, settler)
+        if failure is None:
+            return
+        log.warning("request %s: backend %s: %s", call.request_id, attempt.backend, failure)
+    raise not_served(failure, call.model)
+
+
+async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> BackendError | Refusal | None:
+    """Make one attempt; None when the client has been answered. Raises a `Refusal` that no other backend would mend."""
+    call = settler.reserved.admitted.received.call
+    pool = services.pools[attempt.backend]
+    outcome = "failed"
+    try:
+        async with pool.open(call, attempt.model, priority=SLOW_PRIORITY if settler.reserved.lane is Lane.SLOW else None) as answer:
+            if answer.status != 200:
+                refusal, final = await upstream_refusal(answer, call.model, attempt.model)
+                if final:
+                    outcome = "refused"
+                    raise refusal
+                return refusal
+            if call.stream and is_stream(answer):
+                await relay_stream(services, settler, pool.provider, answer, client)
+            else:
+                await relay_whole(services, settler, pool.provider, answer, client)
+        outcome = "served"
+    except BackendError as error:
+        if settler.ended:  # the client has its answer; what broke after it is the connection's business
+            return None
+        return error
+    finally:
+        services.metrics.attempted(attempt.backend, outcome)
+    return None

@@ -1,0 +1,186 @@
+"""Reserved -> Settled: the actual charge is journalled, the rest of the hold goes back. On every path, once.
+
+A `Settler` is made with the hold and ends in exactly one of three ways: `settle` (an event), or `close` before anything was sent
+upstream (the hold goes back, there is no event), or `close` after (an event that says the request failed). All three are plain
+functions without an await, so that neither cancellation nor a dying event loop can come between a charge and its record.
+"""
+
+import logging
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from backends.provider import Usage
+from billing.errors import Invalid, RateMissing
+from billing.meter import BUCKETS, Meter, check, input_total
+from billing.rating import Rate, rate
+from billing.usage.event import UsageEvent
+from billing.usage.records import Dispatched, Progress
+from gateway.flow.states import Relayed, Reserved, Settled
+from gateway.lanes.limits import spend
+
+if TYPE_CHECKING:
+    from backends.planner import Attempt
+    from gateway.services import Services
+
+log = logging.getLogger("weir.settle")
+
+# Output costs a server about twice what input does (Sheng et al., OSDI '24); the fair queue counts in these.
+INPUT_WEIGHT, OUTPUT_WEIGHT = 1, 2
+
+
+def meter_of(usage: Usage | None) -> Meter:
+    """Translate what a backend says it used into the meter that money is counted by; a request that ran counts as one."""
+    if usage is None:
+        return Meter()
+    return Meter(
+        input=usage.input,
+        cache_read=usage.cache_read,
+        cache_write_5m=usage.cache_write_5m,
+        cache_write_1h=usage.cache_write_1h,
+        audio_in=usage.audio_in,
+        image_in=usage.image_in,
+        output=usage.output,
+        audio_out=usage.audio_out,
+        reasoning=usage.reasoning,
+        images=usage.images,
+        seconds=usage.seconds,
+        requests=1,
+        searches=usage.searches,
+    )
+
+
+def charge(meter: Meter, card: Rate) -> int:
+    """Rate a meter. A bucket without a price cannot be refused any more: it is charged nothing, loudly, and kept in the event."""
+    while True:
+        try:
+            return rate(meter, card)
+        except RateMissing as error:
+            log.error("usage of `%s` by model %s has no price and was not charged: %s", error.bucket, card.model, error)
+            meter = Meter(**{bucket: getattr(meter, bucket) for bucket in BUCKETS if bucket != error.bucket})
+
+
+class Settler:
+    """Ends one reservation. `attempts` counts upstream attempts, `queue_us` the wait for slots, `first_us` is when the first byte went to the client,
+    `used_weight` what the fair queue is told."""
+
+    __slots__ = ("attempt", "attempts", "deferred", "dispatched", "ended", "first_us", "queue_us", "reserved", "services", "used_weight")
+
+    def __init__(self, services: "Services", reserved: Reserved) -> None:
+        self.services = services
+        self.reserved = reserved
+        self.attempt: Attempt | None = None
+        self.attempts = 0
+        self.queue_us = 0
+        self.first_us: int | None = None
+        self.dispatched = False
+        self.deferred = False
+        self.ended = False
+        self.used_weight = 0
+
+    def dispatch(self, attempt: "Attempt") -> None:
+        """Journal, before anything is sent, that this request goes upstream. Raises `BooksUnavailable`: then it must not be sent."""
+        self.attempt = attempt
+        self.attempts += 1
+        if self.dispatched:
+            return
+        admitted = self.reserved.admitted
+        call = admitted.received.call
+        record = Dispatched(
+            id=call.request_id,
+            tenant_id=admitted.tenant_id,
+            key_id=admitted.principal.key_id,
+            project=admitted.principal.project,
+            model=call.model,
+            backend=attempt.backend,
+            upstream_model=attempt.model,
+            endpoint=call.endpoint,
+            started_us=admitted.received.at_us,
+            lane=self.reserved.lane.value,
+            stream=call.stream,
+            rate_id=admitted.priced.rate.id,
+            prompt_estimate=self.reserved.prompt_tokens_max // 4,
+        )
+        self.services.recorder.dispatched(record)
+        self.dispatched = True
+
+    def progress(self, usage: Usage) -> None:
+        """Journal what a stream has used so far: what it is charged should this process die now."""
+        self.services.recorder.progress(Progress(id=self.reserved.admitted.received.call.request_id, meter=meter_of(usage)))
+
+    def settle(self, relayed: Relayed) -> Settled:
+        """Charge what was used, journal it, and give the rest of the hold back. Called once."""
+        self.ended = True
+        services, admitted = self.services, self.reserved.admitted
+        usage = relayed.usage
+        try:
+            meter = check(meter_of(usage))
+        except Invalid as error:
+            log.error("request %s: %s; charged nothing, kept as failed usage", admitted.received.call.request_id, error)
+            meter = Meter()
+            services.metrics.settle_failed()
+        charge_ncr = charge(meter, admitted.priced.rate)
+        lane = self.reserved.lane
+        cover_ncr = admitted.account.settle(self.reserved.hold_ncr, charge_ncr, full_cover=self.reserved.covered)
+        now_us = services.clock.now_us()
+        tokens_in, tokens_out = input_total(meter), meter.output or 0
+        self.used_weight = INPUT_WEIGHT * tokens_in + OUTPUT_WEIGHT * tokens_out
+        services.recorder.settled(self._event(relayed, meter, charge_ncr, cover_ncr, now_us))
+        if admitted.limits:
+            spend(admitted.limits, tokens_in + tokens_out, now_us)
+        services.metrics.settled(admitted.received.call.model, self.attempt.backend if self.attempt else "", meter, relayed.source)
+        return Settled(charge_ncr=charge_ncr, cover_ncr=cover_ncr, lane=lane, source=relayed.source)
+
+    def defer(self, ending: Coroutine[Any, Any, None]) -> None:
+        """Let a task of the gateway's own end this, because nobody can wait for it; shutdown waits for that task."""
+        self.deferred = True
+        self.services.spawn(self._deferred(ending))
+
+    async def _deferred(self, ending: Coroutine[Any, Any, None]) -> None:
+        try:
+            await ending
+        finally:
+            self.deferred = False
+            self.close()
+
+    def close(self, *, status: int = 499) -> None:
+        """End what nobody settled: nothing was used. Harmless after `settle`."""
+        if self.ended or self.deferred:
+            return
+        if self.dispatched:
+            self.settle(Relayed(usage=None, source="none", outcome="failed", status=status))
+        else:
+            self.ended = True
+            self.reserved.admitted.account.release(self.reserved.hold_ncr)
+
+    def _event(self, relayed: Relayed, meter: Meter, charge_ncr: int, cover_ncr: int, now_us: int) -> UsageEvent:
+        admitted = self.reserved.admitted
+        received = admitted.received
+        call = received.call
+        attempt = self.attempt
+        assert attempt is not None  # only what was dispatched is settled
+        return UsageEvent(
+            id=call.request_id,
+            tenant_id=admitted.tenant_id,
+            key_id=admitted.principal.key_id,
+            project=admitted.principal.project,
+            model=call.model,
+            backend=attempt.backend,
+            upstream_model=attempt.model,
+            endpoint=call.endpoint,
+            started_us=received.at_us,
+            ended_us=max(now_us, received.at_us),
+            status=relayed.status,
+            outcome=relayed.outcome,
+            lane=self.reserved.lane.value,
+            stream=call.stream,
+            source=relayed.source,
+            meter=meter,
+            rate_id=admitted.priced.rate.id,
+            charge_ncr=charge_ncr,
+            cover_ncr=cover_ncr,
+            attempts=self.attempts,
+            queue_ms=self.queue_us // 1000,
+            ttft_us=None if self.first_us is None else max(0, self.first_us - received.at_us),
+        )
+
+

@@ -1,0 +1,94 @@
+"""What is known of a request after each step. These types are the sequence diagram of a request:
+
+    Received -> Admitted -> Reserved -> (for each attempt) Queued -> Relayed -> Settled
+
+Each is frozen and holds the one before it. `Client` is the other end, without HTTP's details.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from backends.provider import Call, Usage
+from billing.credits.account import Account
+from billing.operations.directory import Principal
+from billing.plans.terms import Terms
+from billing.rates.card import Priced
+from gateway.lanes.limits import Limit
+from gateway.lanes.standing import Lane, Standing
+from gateway.wire.openai import Wish
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Client(Protocol):
+    """The application at the other end."""
+
+    async def head(self, status: int, headers: Headers) -> None:
+        """Begin the answer."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body; returns when the client's socket can take more."""
+        ...
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last part."""
+        ...
+
+
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """A call as it came. `call.request_id` is ours and names the usage event; `shown_id` is what the client is told (its own, if it sent one)."""
+
+    secret: str
+    shown_id: str
+    call: Call
+    wish: Wish
+    at_us: int
+    at_s: float
+
+
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, on which terms, at which rate, against which account."""
+
+    received: Received
+    principal: Principal
+    tenant_id: str
+    terms: Terms
+    account: Account
+    priced: Priced
+    limits: tuple[Limit, ...]
+
+
+class Reserved(msgspec.Struct, frozen=True, kw_only=True):
+    """What is held for it, and the lane that its credits buy.
+
+    `covered` says that the hold covers the worst case: then the whole charge comes from credits; else only what is free at the end.
+    """
+
+    admitted: Admitted
+    standing: Standing
+    lane: Lane
+    reason: str
+    hold_ncr: int
+    covered: bool
+    prompt_tokens_max: int
+    output_tokens_max: int
+
+
+class Relayed(msgspec.Struct, frozen=True, kw_only=True):
+    """How the upstream's part ended. `usage` None: nothing is known to have been used."""
+
+    usage: Usage | None
+    source: str
+    outcome: str
+    status: int
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """What it cost, in ncr, and what of that the tenant's credits paid."""
+
+    charge_ncr: int
+    cover_ncr: int
+    lane: Lane
+    source: str
