@@ -1,0 +1,56 @@
+"""One request's use as a fact: made once when the request ends, by our own id, and never changed after.
+
+The id is the request's (a UUIDv7), so the same fact told twice (a replayed journal, a commit whose answer was lost) is seen to be
+the same. What grants really paid of `cover_ncr` is not here: only the books know it, and they keep it beside the event.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from billing.meter import Meter
+
+Outcome = Literal["complete", "cut", "failed", "recovered"]
+Source = Literal["reported", "estimated", "partial", "recovered", "none"]
+Lane = Literal["fast", "slow"]
+
+
+class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one request used and costs. Instants in UTC epoch microseconds, amounts in ncr.
+
+    `cover_ncr` is the part of `charge_ncr` that credits pay. The rest was served past the credits: in the slow lane it is `excess`
+    (not owed), in the fast lane `overage` (invoiced).
+    """
+
+    id: str
+    tenant_id: str
+    key_id: str
+    project: str | None = None
+    model: str
+    backend: str
+    upstream_model: str
+    endpoint: str
+    started_us: int
+    ended_us: int
+    status: int
+    outcome: Outcome
+    lane: Lane
+    stream: bool = False
+    source: Source
+    meter: Meter
+    rate_id: int | None = None
+    charge_ncr: int
+    cover_ncr: int
+    attempts: int = 1
+    queue_ms: int = 0
+    ttft_us: int | None = None
+
+
+def excess_ncr(event: UsageEvent) -> int:
+    """Return what the slow lane served past the credits, in ncr."""
+    return event.charge_ncr - event.cover_ncr if event.lane == "slow" else 0
+
+
+def overage_ncr(event: UsageEvent) -> int:
+    """Return what the fast lane served past the credits, to be invoiced, in ncr."""
+    return event.charge_ncr - event.cover_ncr if event.lane == "fast" else 0

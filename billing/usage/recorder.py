@@ -1,0 +1,334 @@
+"""What the road calls when a request is sent, moves on and ends; and the one books thread that brings it into the database.
+
+`dispatched`, `progress`, `settled` and `voided` run on the event loop: a journal append and a queue append, no lock, a few microseconds.
+The books thread alone touches the database: it replays what dead processes left, then books the queue in batches, and in between
+runs `run(work)`, so that what such work reads never races a batch. Callbacks reach the loop through `post`, in the order in which
+things happened in the database. When the database fails, events stay queued and in the journal, and it is tried again with
+growing pauses; past `backlog_max` nothing new is let in. An event that the database refuses for itself is parked in a file.
+"""
+
+import logging
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from itertools import islice
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy.exc import DataError, IntegrityError
+from sqlmodel import Session
+
+from billing.credits.account import Flushed
+from billing.db import Database
+from billing.errors import BooksUnavailable, Conflict, Invalid, NotFound
+from billing.rating import Rate
+from billing.usage import store
+from billing.usage.event import UsageEvent
+from billing.usage.journal import Journal, Segment
+from billing.usage.parking import park
+from billing.usage.records import Dispatched, Progress
+from billing.usage.replay import Remains, claim
+from billing.usage.writer import Standing, book
+
+T = TypeVar("T")
+Post = Callable[[Callable[[], None]], None]
+Item = tuple[UsageEvent, Segment | None, bool]  # the last: settled by this process, so an account of this process waits for it
+
+BACKOFF_S = (0.1, 10.0)
+SYNC_S = 1.0
+POISON = (IntegrityError, DataError, ArithmeticError, ValueError, TypeError, Invalid, NotFound, Conflict)
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """The road's side of the books. Make one per process, `start` it, and `stop` it last."""
+
+    def __init__(
+        self,
+        db: Database,
+        journal: Journal,
+        clock_now_us: Callable[[], int],
+        *,
+        rate_of: Callable[[Session, int], Rate | None] | None = None,
+        flush_ms: int = 50,
+        batch: int = 500,
+        backlog_max: int = 200_000,
+        backoff_s: tuple[float, float] = BACKOFF_S,
+    ) -> None:
+        self._db = db
+        self._journal = journal
+        self._now_us = clock_now_us
+        self._rate_of = rate_of
+        self._flush_s = flush_ms / 1000
+        self._batch_max = batch
+        self._backlog_max = backlog_max
+        self._backoff_s = backoff_s
+        self._queue: deque[Item] = deque()
+        self._batch: list[Item] = []
+        self._work: deque[Callable[[], None]] = deque()
+        self._post: Post = lambda callback: callback()
+        self._wake = threading.Event()
+        self._idle = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._remains: Remains | None = None
+        self._replay: Generator[UsageEvent] | None = None
+        self._since: float | None = None
+        self._retry_at = 0.0
+        self._tries = 0
+        self._synced_at = 0.0
+        self.on_flushed: Callable[[list[Flushed]], None] | None = None
+        self.failures = 0
+        self.conflicts = 0
+        self.rejected = 0
+        self.booked = 0
+        self.last_error: str | None = None
+
+    # The event loop's side.
+
+    def dispatched(self, record: Dispatched) -> None:
+        """Note that a request is about to be sent upstream. Raises `BooksUnavailable`: then it must not be sent."""
+        if self._closed or len(self._queue) >= self._backlog_max:
+            raise BooksUnavailable("the books are closed" if self._closed else f"{len(self._queue)} usage events wait for the database")
+        self._journal.dispatched(record)
+
+    def progress(self, record: Progress) -> None:
+        """Note what a dispatched request has used so far: it is charged by this if the process dies."""
+        self._journal.progress(record)
+
+    def settled(self, event: UsageEvent) -> None:
+        """Note how a request ended. Never raises for a full disk or a lost database: the event is kept and booked."""
+        self._queue.append((event, self._journal.settled(event), True))
+        if self._idle:
+            self._idle = False
+            self._wake.set()
+
+    def voided(self, request_id: str) -> None:
+        """Note that a dispatched request used nothing; there is no event."""
+        self._journal.voided(request_id)
+
+    def run(self, work: Callable[[Session], T], then: Callable[[T], None] | None = None) -> Future[T]:
+        """Run work in a write transaction of the books thread, between two batches.
+
+        `then` receives the result on the loop, in order with `on_flushed`; the future is done after that was posted. A database that
+        is away is the future's `BooksUnavailable`.
+        """
+        future: Future[T] = Future()
+        if self._closed:
+            future.set_exception(BooksUnavailable("the books are closed"))
+            return future
+        self._work.append(lambda: self._run(work, then, future))
+        self._wake.set()
+        return future
+
+    def past_since(self, session: Session, tenant_id: str, since_us: int) -> int:
+        """Return what a tenant used past its credits since an instant, as far as it is booked (ncr). For work that `run` runs."""
+        return store.past_since(session, tenant_id, since_us)
+
+    @property
+    def backlog(self) -> int:
+        """Events that wait to be booked, those being replayed not counted."""
+        return len(self._queue) + len(self._batch)
+
+    @property
+    def oldest_us(self) -> int | None:
+        """When the oldest waiting event ended; None when none waits."""
+        try:
+            return (self._batch or self._queue)[0][0].ended_us
+        except IndexError:
+            return None
+
+    @property
+    def journal_bytes(self) -> int:
+        """Bytes of this process's journal on the disk."""
+        return self._journal.bytes
+
+    @property
+    def replaying(self) -> bool:
+        """Whether what dead processes left is still being booked."""
+        return self._replay is not None
+
+    # Beginning and end.
+
+    def start(self, post: Post) -> None:
+        """Start the books thread; it first books what dead processes left. `post` runs a callback on the event loop, in order."""
+        self._post = post
+        self.claim_remains()
+        self._thread = threading.Thread(target=self._main, name="weir-books", daemon=True)
+        self._thread.start()
+
+    def claim_remains(self) -> None:
+        """Take over the segments of processes that are gone, to be booked before anything else."""
+        self._remains = claim(self._journal.folder, self._journal.owns)
+        if len(self._remains):
+            log.info("books: replaying %d journal segments of processes that are gone", len(self._remains))
+            self._replay = self._remains.events(self._find_rate)
+
+    def stop(self) -> None:
+        """Let nothing more in, book what waits, close. What cannot be booked now stays in the journal for the next start."""
+        self._closed = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        else:
+            while self.turn() == 0:
+                pass
+        if self._remains is not None:
+            self._remains.close()
+        self._journal.close()
+
+    # The books thread's side.
+
+    def turn(self) -> float | None:
+        """Do what is due: asked work, then one batch. Return the seconds until more is due, None for "when woken". The thread calls nothing else."""
+        while self._work:
+            self._work.popleft()()
+        due = self._due()
+        if due == 0:
+            self._flush()
+            return self._due()
+        return due
+
+    def _main(self) -> None:
+        while True:
+            due = self.turn()
+            if self._closed and due != 0:
+                return
+            if due != 0:
+                self._sleep(due)
+
+    def _sleep(self, seconds: float | None) -> None:
+        self._wake.clear()
+        self._idle = seconds is None
+        if not (self._work or self._closed or (self._idle and self._queue)):
+            self._wake.wait(seconds)
+        self._idle = False
+
+    def _due(self) -> float | None:
+        now = time.monotonic()
+        if self._retry_at > now:
+            return self._retry_at - now
+        if self._batch or self._replay is not None:
+            return 0
+        waiting = len(self._queue)
+        if not waiting:
+            self._since = None
+            return None
+        if waiting >= self._batch_max or self._closed:
+            return 0
+        if self._since is None:
+            self._since = now
+        return max(0, self._since + self._flush_s - now)
+
+    def _flush(self) -> None:
+        try:
+            if not self._batch:
+                self._fill()
+            if self._batch:
+                self._settle_accounts(self._book(self._batch))
+        except Exception as error:  # noqa: BLE001 - the thread must live: nothing is lost, it is logged and tried again
+            self._failed(error)
+            return
+        self._batch = []
+        self._tries = 0
+        self._retry_at = 0.0
+        self.last_error = None
+        self._journal.sweep()
+        if time.monotonic() - self._synced_at >= SYNC_S:
+            self._journal.sync()
+            self._synced_at = time.monotonic()
+
+    def _fill(self) -> None:
+        if self._replay is not None:
+            self._batch = [(event, None, False) for event in islice(self._replay, self._batch_max)]
+            if self._batch or self._remains is None:
+                return
+            self._replay = None
+            log.info("books: the replay is done; %d requests without an end were charged by what was last seen", self._remains.recovered)
+            self._remains.forget()
+        queue = self._queue
+        self._batch = [queue.popleft() for _ in range(min(len(queue), self._batch_max))]
+        self._since = None
+
+    def _book(self, batch: list[Item]) -> dict[str, Standing]:
+        try:
+            return self._book_events([event for event, _segment, _mine in batch])
+        except POISON:
+            log.warning("books: a batch of %d events was refused; they are tried one by one", len(batch))
+        standings: dict[str, Standing] = {}
+        for event, _segment, _mine in batch:
+            try:
+                standings.update(self._book_events([event]))
+            except POISON as error:
+                log.error("books: event %s of tenant %s is refused and parked: %s", event.id, event.tenant_id, error)
+                park(self._journal.folder, event)
+                self.rejected += 1
+        return standings
+
+    def _book_events(self, events: list[UsageEvent]) -> dict[str, Standing]:
+        with self._db.write() as session:
+            booked = book(session, events, self._now_us())
+        self.booked += booked.new
+        self.conflicts += len(booked.conflicts)
+        return booked.standings
+
+    def _settle_accounts(self, standings: dict[str, Standing]) -> None:
+        cover: dict[str, int] = defaultdict(int)
+        past: dict[str, int] = defaultdict(int)
+        for event, segment, mine in self._batch:
+            cover[event.tenant_id] += event.cover_ncr if mine else 0
+            past[event.tenant_id] += event.charge_ncr - event.cover_ncr if mine else 0
+            if segment is not None:
+                self._journal.release(segment)
+        flushes = []
+        for tenant_id in cover:
+            flush = Flushed(tenant_id=tenant_id, cover_ncr=cover[tenant_id], past_ncr=past[tenant_id], spendable_ncr=None)
+            standing = standings.get(tenant_id)
+            if standing is not None:
+                flush = msgspec.structs.replace(flush, **msgspec.structs.asdict(standing))
+            flushes.append(flush)
+        if self.on_flushed is not None:
+            on_flushed = self.on_flushed
+            self._tell(lambda: on_flushed(flushes))
+
+    def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        self.last_error = str(error)
+        first, longest = self._backoff_s
+        pause = min(longest, first * 2 ** min(self._tries, 20))
+        self._tries += 1
+        self._retry_at = time.monotonic() + pause
+        if isinstance(error, BooksUnavailable):
+            log.error("books: %d events wait, next try in %.1f s: %s", self.backlog, pause, error)
+        else:
+            log.exception("books: %d events wait, next try in %.1f s", self.backlog, pause, exc_info=error)
+
+    def _run(self, work: Callable[[Session], T], then: Callable[[T], None] | None, future: Future[T]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            with self._db.write() as session:
+                result = work(session)
+        except BaseException as error:  # noqa: BLE001 - it is the asker's: the future raises it there
+            future.set_exception(error)
+            return
+        if then is not None:
+            receive = then
+            self._tell(lambda: receive(result))
+        future.set_result(result)
+
+    def _tell(self, callback: Callable[[], Any]) -> None:
+        try:
+            self._post(callback)
+        except RuntimeError as error:  # the loop is closed: nobody is left to be told, and the database has it already
+            log.warning("books: the event loop is gone: %s", error)
+
+    def _find_rate(self, rate_id: int) -> Rate | None:
+        if self._rate_of is None:
+            return None
+        with self._db.read() as session:
+            return self._rate_of(session, rate_id)

@@ -1,0 +1,68 @@
+"""The lines of the journal, and their bytes.
+
+A record is a u32 length, a u32 CRC-32 of the payload (both little-endian), and the payload: one msgpack map, told apart by its tag `t`.
+Maps and not arrays, so that a journal left behind by one release is read by the next.
+"""
+
+import struct
+import zlib
+
+import msgspec
+
+from billing.meter import Meter
+from billing.usage.event import Lane, UsageEvent
+
+HEADER = struct.Struct("<II")
+PAYLOAD_MAX = 1 << 20  # no record is this long: above it a length is taken for damage
+
+
+class Dispatched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="d", tag_field="t"):
+    """A request is about to go upstream: the evidence by which it is charged if this process dies. `prompt_estimate` in tokens."""
+
+    id: str
+    tenant_id: str
+    key_id: str
+    project: str | None = None
+    model: str
+    backend: str
+    upstream_model: str
+    endpoint: str
+    started_us: int
+    lane: Lane
+    stream: bool = False
+    rate_id: int | None = None
+    prompt_estimate: int
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True, tag="p", tag_field="t"):
+    """What a dispatched request has used so far; the last one counts."""
+
+    id: str
+    meter: Meter
+
+
+class Settled(msgspec.Struct, frozen=True, omit_defaults=True, tag="s", tag_field="t"):
+    """A request ended with a usage event."""
+
+    event: UsageEvent
+
+
+class Voided(msgspec.Struct, frozen=True, omit_defaults=True, tag="v", tag_field="t"):
+    """A dispatched request ended without any use; there is no event."""
+
+    id: str
+
+
+Record = Dispatched | Progress | Settled | Voided
+
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+
+
+def frame(payload: bytes) -> bytes:
+    """Put a payload's length and checksum before it."""
+    return HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def decode(payload: bytes | memoryview) -> Record:
+    """Read one payload. Raises `msgspec.DecodeError` (or its `ValidationError`) for bytes that are no record."""
+    return _decoder.decode(payload)

@@ -1,0 +1,158 @@
+"""What processes that are gone left in the journal: read once at start, told again, and only then deleted.
+
+A segment belongs to the dead when its lock can be taken. All of them are read together, oldest first, since a request may begin in
+one and end in another. A torn or damaged record ends the reading of its segment: the rest is kept aside as `damaged-<name>`
+and reported, never deleted. A request that was dispatched and has no end is charged by what was last seen of it.
+"""
+
+import fcntl
+import logging
+import os
+import zlib
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import msgspec
+
+from billing.errors import Invalid, RateMissing
+from billing.meter import Meter, check
+from billing.rating import Rate, rate
+from billing.usage.event import UsageEvent
+from billing.usage.records import HEADER, PAYLOAD_MAX, Dispatched, Progress, Record, Settled, decode, frame
+
+log = logging.getLogger(__name__)
+
+
+class Remains:
+    """The dead processes' segments, locked by us from `claim` on."""
+
+    def __init__(self, held: list[tuple[Path, int]]) -> None:
+        self._held = held
+        self.damaged: list[Path] = []
+        self.recovered = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def events(self, rate_of: Callable[[int], Rate | None]) -> Generator[UsageEvent]:
+        """Yield every settled event, then one recovered event for each request without an end. `rate_of` finds a rate by its id."""
+        open_: dict[str, Dispatched] = {}
+        progress: dict[str, Progress] = {}
+        for path, _fd in self._held:
+            for record in self._records(path):
+                if isinstance(record, Settled):
+                    open_.pop(record.event.id, None)
+                    yield record.event
+                elif isinstance(record, Dispatched):
+                    open_[record.id] = record
+                elif isinstance(record, Progress):
+                    progress[record.id] = record
+                else:
+                    open_.pop(record.id, None)
+        for request_id, dispatched in open_.items():
+            self.recovered += 1
+            yield recover(dispatched, progress.get(request_id), None if dispatched.rate_id is None else rate_of(dispatched.rate_id))
+
+    def forget(self) -> None:
+        """Delete the segments: everything in them is booked or kept aside."""
+        for path, fd in self._held:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+        self._held = []
+
+    def close(self) -> None:
+        """Let go of the segments without deleting them; the next start reads them again."""
+        for _path, fd in self._held:
+            os.close(fd)
+        self._held = []
+
+    def _records(self, path: Path) -> Generator[Record]:
+        data = path.read_bytes()
+        at = 0
+        while at < len(data):
+            payload = _payload(data, at)
+            if payload is None:
+                self._keep_aside(path, data[at:], f"byte {at} of {len(data)}")
+                return
+            try:
+                yield decode(payload)
+            except msgspec.DecodeError as error:
+                self._keep_aside(path, frame(bytes(payload)), f"the record at byte {at}: {error}")
+            at += HEADER.size + len(payload)
+
+    def _keep_aside(self, path: Path, rest: bytes, where: str) -> None:
+        aside = path.with_name(f"damaged-{path.name}")
+        with aside.open("ab") as file:
+            file.write(rest)
+        self.damaged.append(aside)
+        log.error("journal: %s is torn or damaged at %s; %d bytes are kept in %s", path.name, where, len(rest), aside.name)
+
+
+def claim(folder: Path, mine: Callable[[Path], bool] = lambda _path: False) -> Remains:
+    """Take over every segment in a folder whose process is gone, oldest first. `mine` tells segments of this process, which are left alone."""
+    held: list[tuple[Path, int]] = []
+    for path in sorted(folder.glob("[0-9]*-*.wal"), key=lambda path: (int(path.name.split("-")[0]), path.name)):
+        if mine(path):
+            continue
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        held.append((path, fd))
+    return Remains(held)
+
+
+def recover(dispatched: Dispatched, progress: Progress | None, card: Rate | None) -> UsageEvent:
+    """Make the event of a request that nobody saw end: the last usage seen, else the prompt's estimate and an unknown output.
+
+    In the fast lane it is covered by credits whole, in the slow lane not at all. Without a usable rate it is booked at 0, loudly.
+    It reads no clock, so that replaying twice tells the same fact.
+    """
+    meter = Meter(input=dispatched.prompt_estimate)
+    charge_ncr = 0
+    try:
+        if progress is not None:
+            meter = check(progress.meter)
+        if card is not None:
+            charge_ncr = rate(meter, card)
+    except (Invalid, RateMissing) as error:
+        log.error("journal: recovered request %s of tenant %s is booked at 0 credits: %s", dispatched.id, dispatched.tenant_id, error)
+    if card is None and dispatched.rate_id is not None:
+        log.error("journal: recovered request %s of tenant %s is booked at 0 credits: rate %s is gone", dispatched.id, dispatched.tenant_id, dispatched.rate_id)
+    return UsageEvent(
+        id=dispatched.id,
+        tenant_id=dispatched.tenant_id,
+        key_id=dispatched.key_id,
+        project=dispatched.project,
+        model=dispatched.model,
+        backend=dispatched.backend,
+        upstream_model=dispatched.upstream_model,
+        endpoint=dispatched.endpoint,
+        started_us=dispatched.started_us,
+        ended_us=dispatched.started_us,
+        status=0,
+        outcome="recovered",
+        lane=dispatched.lane,
+        stream=dispatched.stream,
+        source="recovered",
+        meter=meter,
+        rate_id=dispatched.rate_id,
+        charge_ncr=charge_ncr,
+        cover_ncr=charge_ncr if dispatched.lane == "fast" else 0,
+    )
+
+
+def _payload(data: bytes, at: int) -> memoryview | None:
+    if at + HEADER.size > len(data):
+        return None
+    length, checksum = HEADER.unpack_from(data, at)
+    end = at + HEADER.size + length
+    if length > PAYLOAD_MAX or end > len(data):
+        return None
+    payload = memoryview(data)[at + HEADER.size : end]
+    return payload if zlib.crc32(payload) == checksum else None
