@@ -50,19 +50,25 @@ class Call(msgspec.Struct, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one attempt goes: a replica, the model's name there, and the engine priority to ask for (None: do not say; lower runs earlier)."""
+    """Where one attempt goes: a replica, the model's name there, and the engine priority to ask for (None: do not say; lower runs earlier).
+
+    `flex`: buy the vendor's cheap, slow tier if it sells one and the client named none.
+    """
 
     replica: Replica
     model: str
     timeouts: Timeouts
     api_key: str | None = None
     priority: int | None = None
+    flex: bool = False
 
 
 class Provider(Protocol):
     """One dialect."""
 
     transport: Transport | None  # a provider that needs no socket brings its own; None: the process's
+    counts_every_choice: bool  # False: with n > 1 its output count is of one choice only, so the output has to be estimated
+    own_servers: bool  # servers that the operator runs: probed often, and asked at start what they are
 
     def exchange(self, call: Call, target: Target) -> Exchange:
         """Write the request in this dialect. The client's bytes are kept; only the members that must differ are replaced."""
@@ -78,4 +84,20 @@ class Provider(Protocol):
 
     def count(self, answer: bytes) -> int:
         """Read the count out of that request's answer. Raises `BadAnswer`."""
+        ...
+
+    def true_status(self, status: int, body: bytes) -> int:
+        """Return the status that an answer really means: some vendors hide a rate limit in a 400, or an error in a 200. Costs nothing where none does."""
+        ...
+
+    def health_exchange(self, target: Target) -> Exchange | None:
+        """Write the request that shows whether a replica is alive, at no cost; None where there is none."""
+        ...
+
+    def models_exchange(self, target: Target) -> Exchange | None:
+        """Write the request for the list of models; None where it is not served."""
+        ...
+
+    def priority_exchange(self, target: Target) -> Exchange | None:
+        """Write a request (of one token) that is accepted only by a server that schedules by priority; None where the dialect has no priorities."""
         ...

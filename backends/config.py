@@ -1,0 +1,119 @@
+"""What an operator may say about backends and models, checked as it is read.
+
+The shape of `backends:` and `models:` in weir.yaml. Unknown keys are errors, so that a misspelt limit is not silently the default.
+Nothing here opens, reads or resolves anything: whoever loads the file hands plain data to these types.
+"""
+
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TimeoutsConfig(Strict):
+    """Limits in seconds. An answer that is not streamed has no byte before it is whole, so its head may take `whole_s`, not `first_byte_s`."""
+
+    connect_s: Seconds = 5.0
+    first_byte_s: Seconds = 120.0
+    whole_s: Seconds = 600.0
+    idle_s: Seconds = 60.0
+    total_s: Seconds | None = None
+
+
+class EchoConfig(Strict):
+    """How slow the echo is, in milliseconds: before its first token, and between two."""
+
+    first_token_ms: int = Field(default=0, ge=0, le=600_000)
+    token_ms: int = Field(default=0, ge=0, le=60_000)
+
+
+class ReplicaConfig(Strict):
+    """One server of a backend: its base URL (such as http://127.0.0.1:8000/v1), and its share where the picker weighs."""
+
+    url: str
+    weight: int = Field(default=1, ge=1, le=1000)
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_base_url(cls, url: str) -> str:
+        return check_base_url(url)
+
+
+class BackendConfig(Strict):
+    """One backend: replicas that are the same to a client, and how to speak to them.
+
+    `slots` is how many requests it is given at once. `priority_scheduling` left out: asked of the server at start (vLLM only).
+    """
+
+    provider: Name = "openai_compatible"
+    vendor: Name | None = None
+    urls: tuple[ReplicaConfig, ...] = ()
+    api_key: SecretStr | None = None
+    slots: int = Field(default=64, ge=1, le=100_000)
+    picker: Name = "least_loaded"
+    priority_scheduling: bool | None = None
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    transport: Literal["direct", "httpx"] = "direct"
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    probe_every_s: Seconds | None = None
+    echo: EchoConfig = EchoConfig()
+
+    @field_validator("urls", mode="before")
+    @classmethod
+    def _plain_urls(cls, urls: object) -> object:
+        if isinstance(urls, str):
+            urls = [urls]
+        if isinstance(urls, list | tuple):
+            return tuple({"url": item} if isinstance(item, str) else item for item in urls)
+        return urls
+
+    @model_validator(mode="after")
+    def _has_somewhere_to_go(self) -> Self:
+        if self.provider == "echo":
+            if self.urls:
+                raise ValueError("the echo answers in this process: it has no urls")
+        elif not self.urls and self.vendor is None:
+            raise ValueError("give `urls` (such as http://127.0.0.1:8000/v1), or a `vendor` whose address is known")
+        if len({replica.url for replica in self.urls}) != len(self.urls):
+            raise ValueError("the same url twice in `urls`: use `weight`")
+        return self
+
+
+class ModelRoute(Strict):
+    """A backend, and what the model is called there."""
+
+    backend: Name
+    model: str = Field(min_length=1, max_length=256)
+
+
+class ModelConfig(Strict):
+    """One public model: where its requests may go, in the order in which they are tried.
+
+    `context_tokens` left out: what the server says of itself, if it does. `output_tokens_max` is the answer's length held for when the client names none.
+    """
+
+    routes: tuple[ModelRoute, ...] = Field(min_length=1, max_length=16)
+    context_tokens: int | None = Field(default=None, ge=1)
+    output_tokens_max: int = Field(default=4096, ge=1)
+
+
+def check_base_url(url: str) -> str:
+    """Return a base URL without its last slash. Raises `ValueError`, saying what a base URL may hold."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"`{url}` is no base URL: http:// or https://, a host, and the path before /chat/completions")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("a base URL holds no user, password, query or fragment: the key belongs in `api_key`")
+    _ = parts.port  # raises ValueError for a port that is no port
+    if any(ord(character) <= 32 or ord(character) > 126 for character in url):
+        raise ValueError(f"`{url!r}` holds a character that no URL holds")
+    return url.rstrip("/")

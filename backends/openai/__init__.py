@@ -1,0 +1,1 @@
+"""OpenAI's dialect, which most servers speak: what the providers of its family share, so that none of them leans on another."""

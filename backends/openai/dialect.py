@@ -1,0 +1,163 @@
+"""OpenAI's dialect as a provider: the requests, the headers, the usage, and a vendor's quirks.
+
+The providers of the family are subclasses that change a member or a path. No state: one instance serves every replica of a backend.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from types import MappingProxyType
+
+import msgspec
+
+from backends.errors import BadAnswer
+from backends.openai.body import stream_options, write_body
+from backends.openai.usage import read_usage
+from backends.provider import Call, Target, Usage
+from backends.transport.seam import Exchange, Transport
+from backends.vendors import PLAIN, Vendor
+
+USER_AGENT = f"weir/{version('weir-gateway')}"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_AUTH = {"bearer": ("authorization", "Bearer "), "api-key": ("api-key", ""), "x-api-key": ("x-api-key", "")}
+_ACCEPT_JSON = ("accept", "application/json")
+_ACCEPT_STREAM = ("accept", "text/event-stream")
+
+
+class OpenAIDialect:
+    """What the family shares. A vendor's row says what the vendor refuses, renames and hides."""
+
+    counts_every_choice: bool = True
+    own_servers: bool = False
+    forced_in_streams: Mapping[str, bool] = MappingProxyType({"include_usage": True})
+
+    def __init__(self, vendor: Vendor = PLAIN) -> None:
+        self.transport: Transport | None = None
+        self.vendor = vendor
+        self._edits_names = bool(vendor.refuses or vendor.renames) or vendor.accepts is not None
+
+    def exchange(self, call: Call, target: Target) -> Exchange:
+        """Write the request: the client's members in their order, but for the model, forced stream options, and what the vendor does not take."""
+        path = self.vendor.paths.get(call.endpoint, call.endpoint) if self.vendor.paths else call.endpoint
+        return Exchange(
+            method="POST",
+            origin=target.replica.origin,
+            path=f"{target.replica.base_path}/{path}",
+            headers=self.headers(target, call),
+            body=write_body(self._members(call, target)),
+            timeouts=target.timeouts,
+        )
+
+    def headers(self, target: Target, call: Call | None = None) -> tuple[tuple[str, str], ...]:
+        """Write the headers: our own credentials and identifiers, and none of the client's headers."""
+        headers = [("user-agent", USER_AGENT), ("content-type", "application/json")]
+        if target.api_key is not None:
+            name, prefix = _AUTH[self.vendor.auth]
+            headers.append((name, prefix + target.api_key))
+        if call is None:
+            headers.append(_ACCEPT_JSON)
+            return tuple(headers)
+        headers.append(_ACCEPT_STREAM if call.stream else _ACCEPT_JSON)
+        headers.append(("x-request-id", call.request_id))
+        if call.traceparent is not None and _TRACEPARENT.fullmatch(call.traceparent):
+            headers.append(("traceparent", call.traceparent))
+        return tuple(headers)
+
+    def replaced(self, call: Call, target: Target) -> dict[str, msgspec.Raw | bytes]:
+        """Return the members that must differ from the client's; one that the client did not send is added at the end."""
+        changed: dict[str, msgspec.Raw | bytes] = {"model": msgspec.json.encode(target.model)}
+        if call.stream:
+            changed["stream_options"] = stream_options(call.members.get("stream_options"), **self.forced_in_streams)
+        if target.flex and self.vendor.flex is not None and "service_tier" not in call.members:
+            changed["service_tier"] = msgspec.json.encode(self.vendor.flex)
+        return changed
+
+    def _members(self, call: Call, target: Target) -> Iterator[tuple[str, msgspec.Raw | bytes]]:
+        changed = self.replaced(call, target)
+        value: msgspec.Raw | bytes
+        for name, value in call.members.items():
+            if self._edits_names:
+                new = self.vendor.renames.get(name, name)
+                if not self._takes(new) or (new != name and new in call.members):
+                    continue
+                yield new, changed.pop(name, value)
+            else:
+                yield name, changed.pop(name, value)
+        for name, value in changed.items():
+            if self._takes(name):
+                yield name, value
+
+    def _takes(self, name: str) -> bool:
+        accepts = self.vendor.accepts
+        return name not in self.vendor.refuses and (accepts is None or name in accepts)
+
+    def usage(self, raw: msgspec.Raw | bytes) -> Usage | None:
+        """Read a usage object into disjoint buckets; None for null. Raises `BadAnswer` for counts that cannot be."""
+        return read_usage(raw, reasoning_beside=self.vendor.usage == "reasoning_beside")
+
+    def true_status(self, status: int, body: bytes) -> int:
+        """Return the status that an answer really means, by the vendor's row."""
+        limit, errors = self.vendor.rate_limit, self.vendor.errors
+        if limit is not None and status == limit.status:
+            text = body.decode("utf-8", "replace").lower()
+            return 429 if any(mark in text for mark in limit.marks) else status
+        if errors is not None and status == 200 and errors.member.encode() in body:
+            try:
+                inner = msgspec.json.decode(body).get(errors.member) or {}
+                code = inner.get(errors.code, errors.ok)
+            except (msgspec.DecodeError, AttributeError):  # no object: judged elsewhere, as any other answer is
+                return status
+            return status if code == errors.ok else errors.statuses.get(code, 502)
+        return status
+
+    def count_exchange(self, text: str, target: Target) -> Exchange | None:
+        """The dialect has no way to count tokens."""
+        return None
+
+    def count(self, answer: bytes) -> int:
+        """Never asked for."""
+        raise BadAnswer("this dialect counts no tokens")
+
+    def health_exchange(self, target: Target) -> Exchange | None:
+        """Ask for the models: it costs nothing."""
+        return self.models_exchange(target)
+
+    def models_exchange(self, target: Target) -> Exchange | None:
+        """Ask for the models, where the vendor lists them."""
+        return self.get(f"{target.replica.base_path}/models", target) if self.vendor.models else None
+
+    def priority_exchange(self, target: Target) -> Exchange | None:
+        """The dialect has no priorities."""
+        return None
+
+    def get(self, path: str, target: Target) -> Exchange:
+        """Write a plain GET."""
+        return Exchange(method="GET", origin=target.replica.origin, path=path, headers=self.headers(target), timeouts=target.timeouts)
+
+    def post(self, path: str, body: object, target: Target) -> Exchange:
+        """Write a POST of a JSON value of our own."""
+        return Exchange(
+            method="POST", origin=target.replica.origin, path=path, headers=self.headers(target), body=(msgspec.json.encode(body),), timeouts=target.timeouts
+        )
+
+
+def beside_v1(base_path: str, path: str) -> str:
+    """Return a path of the server that stands beside its /v1, as /health and /tokenize do."""
+    return f"{base_path.removesuffix('/v1')}/{path}"
+
+
+class _Counted(msgspec.Struct):
+    count: int | None = None
+    tokens: list[msgspec.Raw] | None = None
+
+
+def read_count(answer: bytes) -> int:
+    """Read how many tokens a tokenizer's answer holds: its `count`, or else the length of its `tokens`. Raises `BadAnswer`."""
+    try:
+        counted = msgspec.json.decode(answer, type=_Counted)
+    except msgspec.DecodeError as error:
+        raise BadAnswer(f"token count: {error}") from error
+    count = counted.count if counted.count is not None else None if counted.tokens is None else len(counted.tokens)
+    if count is None or count < 0:
+        raise BadAnswer(f"token count: the answer holds none: {answer[:200]!r}")
+    return count

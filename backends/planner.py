@@ -1,0 +1,55 @@
+"""Which backends a request is tried at, and in what order: a public model's routes, less the backends that are down.
+
+Pure over a snapshot: nothing is asked and nothing is awaited. If every backend of a model is down, all are tried all the same: what we
+know may be old, and a refusal costs little.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from backends.config import ModelConfig
+from backends.errors import BadConfig
+from backends.pool import Pool
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One try: a backend, and what the model is called there."""
+
+    pool: Pool
+    model: str
+
+    @property
+    def backend(self) -> str:
+        """The backend's name."""
+        return self.pool.name
+
+
+class Planner:
+    """Knows every public model."""
+
+    def __init__(self, models: Mapping[str, ModelConfig], pools: Mapping[str, Pool]) -> None:
+        """Resolve every route once. Raises `BadConfig` for a route to a backend that does not exist, or the same one twice."""
+        self.models = dict(models)
+        self._attempts: dict[str, tuple[Attempt, ...]] = {}
+        for name, config in models.items():
+            missing = [route.backend for route in config.routes if route.backend not in pools]
+            if missing:
+                raise BadConfig(f"model {name}: there is no backend `{missing[0]}`; one of {', '.join(sorted(pools)) or '(none)'}")
+            if len({(route.backend, route.model) for route in config.routes}) != len(config.routes):
+                raise BadConfig(f"model {name}: the same route twice")
+            self._attempts[name] = tuple(Attempt(pool=pools[route.backend], model=route.model) for route in config.routes)
+
+    def plan(self, model: str) -> tuple[Attempt, ...]:
+        """Return the attempts for a public model in their order, at least one; empty for an unknown model."""
+        attempts = self._attempts.get(model, ())
+        up = tuple(attempt for attempt in attempts if attempt.pool.up)
+        return up or attempts
+
+    def context_tokens(self, model: str) -> int | None:
+        """Return a public model's context in tokens: as configured, or else the least that its backends have said."""
+        config = self.models.get(model)
+        if config is None or config.context_tokens is not None:
+            return None if config is None else config.context_tokens
+        said = (attempt.pool.context_tokens(attempt.model) for attempt in self._attempts[model])
+        return min((length for length in said if length is not None), default=None)

@@ -1,0 +1,266 @@
+"""The replicas of one backend: take one, give it back, eject it, let it back.
+
+A pool opens exchanges and counts them. It tries another replica only while nothing of an answer was seen and nothing can have been
+answered: a connection that could not be made, or was lost before the first byte. Anything after that is the caller's to decide.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from backends import health
+from backends.config import BackendConfig
+from backends.errors import BackendError, BadConfig, Saturated, TimedOut, Unreachable
+from backends.health import Facts
+from backends.pickers import build_picker
+from backends.provider import Call, Provider, Target
+from backends.providers import build_provider
+from backends.replica import Replica, replica_at
+from backends.transport.seam import Answer, Exchange, Origin, Timeouts, Transport
+from backends.vendors import vendor_named
+
+OWN_PROBE_S = 5.0
+VENDOR_PROBE_S = 60.0
+DOWN_PROBE_S = 1.0
+PROBE_TIMEOUTS = Timeouts(connect_s=2.0, first_byte_s=10.0, idle_s=5.0, total_s=30.0)
+SICK = frozenset((502, 503, 504))  # the server is at fault; a 500 may be the request's
+
+log = logging.getLogger("weir.backends")
+
+
+class Opened:
+    """An answer whose replica is given back at its end: by reading b"", by an error, or by `abort`. An `Answer` itself."""
+
+    __slots__ = ("_answer", "_open", "_pool", "exchange", "headers", "replica", "status", "tried")
+
+    def __init__(self, pool: "Pool", answer: Answer, exchange: Exchange, replica: Replica, tried: int) -> None:
+        self.status = answer.status
+        self.headers = answer.headers
+        self.exchange = exchange
+        self.replica = replica
+        self.tried = tried  # replicas asked, this one included
+        self._answer = answer
+        self._pool = pool
+        self._open = True
+
+    async def read(self) -> bytes:
+        """Return what has arrived; b"" at the end. Raises as `Answer.read` does."""
+        try:
+            data = await self._answer.read()
+        except BackendError as error:
+            if self._close():
+                self._pool.failed(self.replica, str(error))
+            raise
+        if not data and self._close() and self.status not in SICK:
+            health.answered(self.replica)
+        return data
+
+    def abort(self) -> None:
+        """Give the exchange up. Harmless after the end, and when called twice; it says nothing about the replica."""
+        self._close()
+        self._answer.abort()
+
+    def _close(self) -> bool:
+        was, self._open = self._open, False
+        if was:
+            self.replica.inflight -= 1
+        return was
+
+
+class Pool:
+    """One backend, ready to be used. All of it runs on one event loop."""
+
+    def __init__(
+        self, name: str, config: BackendConfig, transport: Transport, *, provider: Provider | None = None, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.provider = provider if provider is not None else build_provider(config)
+        self.transport = self.provider.transport or transport
+        self.replicas = _replicas(name, config)
+        self._picker = build_picker(config.picker)
+        self._monotonic_s = monotonic_s
+        self._facts: dict[str, Facts] = {}  # by replica
+        self._missed: dict[str, int] = {}  # probes in a row, by replica
+        self._key = None if config.api_key is None else config.api_key.get_secret_value()
+        limits = config.timeouts
+        self._timeouts = Timeouts(connect_s=limits.connect_s, first_byte_s=limits.first_byte_s, idle_s=limits.idle_s, total_s=limits.total_s)
+        self._whole = Timeouts(connect_s=limits.connect_s, first_byte_s=limits.whole_s, idle_s=limits.idle_s, total_s=limits.total_s)
+
+    @property
+    def up(self) -> bool:
+        """Whether any replica may be used now."""
+        now_s = self._monotonic_s()
+        return any(health.usable(replica, now_s) for replica in self.replicas)
+
+    @property
+    def inflight(self) -> int:
+        """Exchanges under way."""
+        return sum(replica.inflight for replica in self.replicas)
+
+    @property
+    def priority_scheduling(self) -> bool:
+        """Whether every replica that may be used now takes priorities."""
+        now_s = self._monotonic_s()
+        return all(self._takes_priority(replica) for replica in self.replicas if health.usable(replica, now_s))
+
+    def _takes_priority(self, replica: Replica) -> bool:
+        """As configured, or else as the replica has shown; not before it has."""
+        if self.config.priority_scheduling is not None:
+            return self.config.priority_scheduling
+        facts = self._facts.get(replica.name)
+        return facts is not None and facts.schedules_by_priority is True
+
+    def context_tokens(self, model: str) -> int | None:
+        """Return the least context (tokens) that the replicas gave for a model; one that serves a single model means it under any name."""
+        lengths = [
+            facts.context_tokens.get(model) or next(iter(facts.context_tokens.values()), None)
+            for facts in self._facts.values()
+            if model in facts.models or len(facts.models) == 1
+        ]
+        return min((length for length in lengths if length is not None), default=None)
+
+    def models(self) -> tuple[str, ...]:
+        """List the models that the replicas have named."""
+        return tuple(sorted({model for facts in self._facts.values() for model in facts.models}))
+
+    def drain(self, replica: str, *, draining: bool = True) -> None:
+        """Stop (or start again) sending to a replica; what is under way goes on. Raises `BadConfig` for an unknown one."""
+        found = next((item for item in self.replicas if item.name == replica), None)
+        if found is None:
+            raise BadConfig(f"backend {self.name} has no replica {replica}; one of {', '.join(item.name for item in self.replicas)}")
+        found.draining = draining
+
+    async def open(self, call: Call, model: str, *, priority: int | None = None, flex: bool = False) -> Opened:
+        """Send a call to a replica and return its answer's head. `priority`: lower runs earlier; dropped where the engine has none.
+
+        Raises `Saturated` when no replica may be used, `Unreachable` when none of them could be reached (the last one's reason),
+        `TimedOut` and `BadAnswer` as transports do. Any status is an answer.
+        """
+        tried: list[str] = []
+        refused: BackendError | None = None
+        while True:
+            replica = self._take(tried)
+            if replica is None:
+                raise refused or Saturated(f"backend {self.name}: no replica can take a request now")
+            tried.append(replica.name)
+            target = Target(
+                replica=replica, model=model, timeouts=self._timeouts if call.stream else self._whole, api_key=self._key, priority=priority, flex=flex
+            )
+            try:
+                exchange = self.provider.exchange(call, target)
+                answer = await self.transport.open(exchange)
+            except BaseException as error:
+                replica.inflight -= 1
+                if isinstance(error, BackendError):
+                    self.failed(replica, str(error))
+                    if isinstance(error, Unreachable) or (isinstance(error, TimedOut) and error.phase == "connect"):
+                        refused = error
+                        continue
+                raise
+            if answer.status in SICK:
+                self.failed(replica, f"answered {answer.status}")
+            return Opened(self, answer, exchange, replica, len(tried))
+
+    async def count(self, text: str, model: str) -> int | None:
+        """Have the backend's own tokenizer count a text's tokens; None where it has none or does not answer."""
+        replica = next((item for item in self.replicas if health.usable(item, self._monotonic_s())), None)
+        exchange = None if replica is None else self.provider.count_exchange(text, self._side(replica, model))
+        if exchange is None:
+            return None
+        try:
+            status, answer = await health.ask(self.transport, exchange)
+            return self.provider.count(answer) if status == 200 else None
+        except BackendError as error:
+            log.info("backend %s did not count tokens: %s", self.name, error)
+            return None
+
+    def failed(self, replica: Replica, why: str) -> None:
+        """Count a failure of a replica."""
+        if health.failed(replica, self._monotonic_s()):
+            log.warning(
+                "backend %s: %s is out for %.0f s after %d failures in a row: %s",
+                self.name,
+                replica.name,
+                replica.ejected_until_s - self._monotonic_s(),
+                health.FAILURES_MAX,
+                why,
+            )
+
+    async def watch(self, side: Transport | None = None) -> None:
+        """Probe the replicas until cancelled: all at once, each round, and every second while one is out. Learns what they are when first seen."""
+        transport = self.provider.transport or side or self.transport
+        every_s = self.config.probe_every_s or (OWN_PROBE_S if self.provider.own_servers else VENDOR_PROBE_S)
+        while True:
+            alive = await asyncio.gather(*(self.probe(replica, transport) for replica in self.replicas))
+            await asyncio.sleep(every_s if all(alive) else min(DOWN_PROBE_S, every_s))
+
+    async def probe(self, replica: Replica, transport: Transport) -> bool:
+        """Probe one replica once; True if it is alive. One that was out is asked again what it is: it may have been started anew."""
+        target = self._side(replica, "")
+        exchange = self.provider.health_exchange(target)
+        if exchange is None:
+            return True
+        why = await health.probe(transport, exchange)
+        if why is not None:
+            self._missed[replica.name] = missed = self._missed.get(replica.name, 0) + 1
+            if missed == health.PROBES_MISSED_MAX:
+                log.warning("backend %s: %s is out: %s", self.name, replica.name, why)
+            if missed >= health.PROBES_MISSED_MAX:
+                health.hold_out(replica)
+                self._facts.pop(replica.name, None)
+            return False
+        self._missed.pop(replica.name, None)
+        await self._learn(replica, target, transport)
+        if health.probe_succeeded(replica, self._monotonic_s()):
+            log.info("backend %s: %s is back", self.name, replica.name)
+        return True
+
+    async def _learn(self, replica: Replica, target: Target, transport: Transport) -> None:
+        """Ask one of the operator's own servers what it is, unless it has said so."""
+        known = self._facts.get(replica.name)
+        asks_priority = self.config.priority_scheduling is None and self.provider.priority_exchange(target) is not None
+        if not self.provider.own_servers or (known is not None and known.models and not (asks_priority and known.schedules_by_priority is None)):
+            return
+        facts = await health.learn(self.provider, target, transport, priority=asks_priority)
+        self._facts[replica.name] = facts
+        if facts != known:
+            log.info(
+                "backend %s: %s serves %s; context %s tokens; takes priorities: %s",
+                self.name, replica.name, ", ".join(facts.models) or "?", dict(facts.context_tokens) or "?", self._takes_priority(replica),
+            )  # fmt: skip
+
+    def _take(self, tried: list[str]) -> Replica | None:
+        now_s = self._monotonic_s()
+        candidates = [item for item in self.replicas if item.ejected_until_s <= now_s and not item.draining and item.name not in tried]
+        if not candidates:
+            return None
+        replica = candidates[0] if len(candidates) == 1 else self._picker.pick(candidates)
+        replica.inflight += 1
+        return replica
+
+    def _side(self, replica: Replica, model: str) -> Target:
+        return Target(replica=replica, model=model, timeouts=PROBE_TIMEOUTS, api_key=self._key)
+
+
+def _replicas(name: str, config: BackendConfig) -> list[Replica]:
+    if config.provider == "echo":
+        return [Replica(name="echo", origin=Origin(scheme="http", host="echo.invalid", port=80), base_path="/v1")]
+    if config.urls:
+        return [replica_at(item.url, weight=item.weight) for item in config.urls]
+    vendor = vendor_named(config.vendor)
+    if vendor.base_url is None:
+        raise BadConfig(f"backend {name}: vendor {vendor.name} has no address of its own ({vendor.note}): give `urls`")
+    return [replica_at(vendor.base_url)]
+
+
+def build_pools(backends: Mapping[str, BackendConfig], transports: Mapping[str, Transport]) -> dict[str, Pool]:
+    """Make the pool of every backend; `transports` maps "direct" and "httpx". Raises `BadConfig` naming the backend."""
+    pools: dict[str, Pool] = {}
+    for name, config in backends.items():
+        try:
+            pools[name] = Pool(name, config, transports[config.transport])
+        except BadConfig as error:
+            raise BadConfig(f"backend {name}: {error}") from error
+    return pools
