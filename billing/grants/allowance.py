@@ -5,8 +5,7 @@ The grant's id says which subscription and which period it is for, so writing it
 
 from sqlmodel import Session
 
-from billing import periods
-from billing.grants import store
+from billing.grants import periods, store
 from billing.grants.grant import PRIORITY_DEFAULT, Grant
 from billing.plans import store as plans
 from billing.plans.terms import Subscription
@@ -18,14 +17,20 @@ def ensure_allowance(session: Session, tenant_id: str, now_us: int) -> list[Gran
 
     Writes nothing for a tenant without a subscription then, or on a plan whose allowance is 0. Safe in several processes at once.
     """
+    grant = due_allowance(session, tenant_id, now_us)
+    return [grant] if grant is not None and store.insert_grant(session, grant) else []
+
+
+def due_allowance(session: Session, tenant_id: str, now_us: int) -> Grant | None:
+    """Return the allowance that the tenant's period at `now_us` comes with, whether it is written yet or not; None when it comes with none."""
     period = current_period(session, tenant_id, now_us)
     if period is None:
-        return []
+        return None
     subscription, span = period
     version = plans.get_version(session, subscription.plan, subscription.version)
     if version is None or version.terms.allowance_ncr <= 0:
-        return []
-    grant = Grant(
+        return None
+    return Grant(
         id=f"plan:{subscription.id}:{span.start_us}",
         tenant_id=tenant_id,
         kind="plan",
@@ -38,7 +43,6 @@ def ensure_allowance(session: Session, tenant_id: str, now_us: int) -> list[Gran
         created_us=now_us,
         note=f"allowance of plan {subscription.plan} version {subscription.version}",
     )
-    return [grant] if store.insert_grant(session, grant) else []
 
 
 def current_period(session: Session, tenant_id: str, now_us: int) -> tuple[Subscription, periods.Period] | None:
