@@ -8,7 +8,9 @@ import msgspec
 
 from billing.errors import Invalid
 
-TOKENS_MAX = 10**10  # no request is this large: above it a figure is taken for damage
+# No request is this large: above it a figure is taken for damage. With `rating.price_max` they keep every charge within 64 bits.
+TOKENS_MAX = 10**8
+COUNT_MAX = 10**6
 
 
 class Meter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,14 +33,20 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 BUCKETS: tuple[str, ...] = Meter.__struct_fields__
 INPUT_BUCKETS = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_in", "image_in")
+COUNTING_BUCKETS = frozenset(("images", "seconds", "requests", "searches"))  # they count themselves, not tokens
+
+
+def count_max(bucket: str) -> int:
+    """Return the most that one request may count in a bucket."""
+    return COUNT_MAX if bucket in COUNTING_BUCKETS else TOKENS_MAX
 
 
 def check(meter: Meter) -> Meter:
     """Return the meter, or raise `Invalid` for a count that is negative, absurd or not an integer, naming the bucket."""
     for bucket in BUCKETS:
         count = getattr(meter, bucket)
-        if count is not None and not (type(count) is int and 0 <= count <= TOKENS_MAX):
-            raise Invalid(bucket, f"usage: {bucket} = {count!r} is not a count between 0 and {TOKENS_MAX}")
+        if count is not None and not (type(count) is int and 0 <= count <= count_max(bucket)):
+            raise Invalid(bucket, f"usage: {bucket} = {count!r} is not a count between 0 and {count_max(bucket)}")
     if meter.reasoning is not None and meter.reasoning > (meter.output or 0):
         raise Invalid("reasoning", f"usage: reasoning = {meter.reasoning} is more than output = {meter.output}, of which it is a part")
     return meter

@@ -5,12 +5,18 @@ charge is exact. Money is an integer in the currency's minor unit. Text is the o
 enters or leaves this module.
 """
 
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 
 from billing.errors import Invalid
 
 NCR_PER_CREDIT = 10**9
 NCR_MAX = 2**63 - 1
+
+# Decimal rounds to 28 digits unless told otherwise. Here every product fits, and one that did not would raise instead of rounding.
+_EXACT = Context(prec=200, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
+_ROUNDING = Context(prec=200, rounding=ROUND_HALF_UP, traps=[InvalidOperation, DivisionByZero, Overflow])
+
+_TWELVE = Decimal("1e-12")
 
 # ISO 4217: how many decimals the minor unit of a currency has.
 EXPONENTS = {"USD": 2, "EUR": 2, "GBP": 2, "CNY": 2, "JPY": 0, "KRW": 0, "CHF": 2, "CAD": 2, "AUD": 2, "SGD": 2, "HKD": 2, "INR": 2}
@@ -18,8 +24,8 @@ EXPONENTS = {"USD": 2, "EUR": 2, "GBP": 2, "CNY": 2, "JPY": 0, "KRW": 0, "CHF": 
 
 def parse_credits(text: str, field: str = "credits") -> int:
     """Read credits written in decimal ("12.5") as ncr. Raises `Invalid` past 9 decimals, out of range, or for text that is no number."""
-    ncr = _decimal(text, field) * NCR_PER_CREDIT
-    if ncr != ncr.to_integral_value():
+    ncr = _EXACT.scaleb(_decimal(text, field), 9)
+    if ncr != ncr.to_integral_value(context=_ROUNDING):
         raise Invalid(field, f"{field}: `{text}` has more than 9 decimals; the smallest amount is 0.000000001 credits")
     if abs(ncr) > NCR_MAX:
         raise Invalid(field, f"{field}: `{text}` is too large; at most {NCR_MAX // NCR_PER_CREDIT} credits")
@@ -35,8 +41,8 @@ def format_credits(ncr: int) -> str:
 
 def parse_rate_per_million(text: str, field: str = "rate") -> int:
     """Read a price in credits per 1,000,000 units as ncr per unit. Raises `Invalid` when that is no whole number of ncr, or negative."""
-    ncr = _decimal(text, field) * NCR_PER_CREDIT / 1_000_000
-    if ncr != ncr.to_integral_value():
+    ncr = _EXACT.scaleb(_decimal(text, field), 3)
+    if ncr != ncr.to_integral_value(context=_ROUNDING):
         raise Invalid(field, f"{field}: `{text}` credits per 1,000,000 is finer than 0.001; the smallest price is 1 nano-credit per unit")
     if not 0 <= ncr <= NCR_MAX // 10**9:
         raise Invalid(field, f"{field}: `{text}` is out of range; a price is between 0 and {(NCR_MAX // 10**9) // 1000} credits per 1,000,000")
@@ -58,33 +64,55 @@ def exponent(currency: str) -> int:
 
 def parse_money(text: str, currency: str, field: str = "amount") -> int:
     """Read an amount in major units ("49.90") as minor units. Raises `Invalid` for more decimals than the currency has."""
-    minor = _decimal(text, field).scaleb(exponent(currency))
-    if minor != minor.to_integral_value():
+    minor = _EXACT.scaleb(_decimal(text, field), exponent(currency))
+    if minor != minor.to_integral_value(context=_ROUNDING):
         raise Invalid(field, f"{field}: `{text}` has more decimals than {currency} has ({exponent(currency)})")
     return int(minor)
 
 
 def format_money(minor: int, currency: str) -> str:
     """Write minor units in major ones with the currency's own decimals: (4990, "USD") -> "49.90"."""
-    return f"{Decimal(minor).scaleb(-exponent(currency)):.{exponent(currency)}f}"
+    return f"{_EXACT.scaleb(Decimal(minor), -exponent(currency)):f}"
 
 
 def price_of(ncr: int, price_per_credit: Decimal) -> Decimal:
     """Value credits in money, exactly: a decimal in major units that nothing has rounded yet."""
-    return Decimal(ncr) * price_per_credit / NCR_PER_CREDIT
+    return _EXACT.scaleb(_EXACT.multiply(Decimal(ncr), price_per_credit), -9)
 
 
 def round_money(exact: Decimal, currency: str) -> int:
     """Round an exact amount in major units to minor units, halves away from zero. Lines are rounded first, then summed (EN 16931)."""
-    return int(exact.scaleb(exponent(currency)).quantize(Decimal(1), rounding=ROUND_HALF_UP))
+    return int(_EXACT.scaleb(exact, exponent(currency)).quantize(Decimal(1), context=_ROUNDING))
 
 
 def parse_price(text: str, field: str = "price") -> Decimal:
     """Read a unit price in major units, kept exact. Raises `Invalid` when negative or past 12 decimals."""
     value = _decimal(text, field)
-    if value < 0 or value != round(value, 12):
+    if value < 0 or value != value.quantize(_TWELVE, context=_ROUNDING):
         raise Invalid(field, f"{field}: `{text}` is not a price; at least 0, at most 12 decimals")
     return value
+
+
+def ncr_of_price(price: Decimal, credits_per_unit: Decimal, units: int) -> tuple[int, bool]:
+    """Convert a price in money for `units` units into ncr per unit, where one unit of money is worth so many credits.
+
+    Returns it with whether it is exact; if not, it was rounded to the nearest nano-credit, halves up. Meant for proposals, never for a bill.
+    """
+    ncr = _EXACT.scaleb(_EXACT.multiply(price, credits_per_unit), 9)
+    whole = int(_ROUNDING.divide(ncr, Decimal(units)).quantize(Decimal(1), context=_ROUNDING))
+    return whole, whole * units == ncr
+
+
+def add_exact(one: Decimal, other: Decimal) -> Decimal:
+    """Add two amounts without rounding either."""
+    return _EXACT.add(one, other)
+
+
+def format_exact(amount: Decimal) -> str:
+    """Write an unrounded amount in decimal, with every digit it has and none it has not: Decimal("1E+1") -> "10", "0.500" -> "0.5"."""
+    text = f"{amount:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("-0", "") else text
 
 
 def _decimal(text: str, field: str) -> Decimal:

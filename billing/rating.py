@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import msgspec
 
 from billing.errors import Invalid, RateMissing
-from billing.meter import BUCKETS, Meter
+from billing.meter import BUCKETS, Meter, count_max
+from billing.money import NCR_MAX
 
 # An unpriced bucket is priced like the one it is a kind of. `requests` costs nothing unless a price says otherwise.
 PARENTS = {"cache_read": "input", "cache_write_5m": "input", "cache_write_1h": "input", "audio_in": "input", "image_in": "input", "audio_out": "output"}
@@ -25,13 +26,18 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     prices: dict[str, int]
 
 
+def price_max(bucket: str) -> int:
+    """Return the highest price (ncr per unit) a bucket may have: so high that the largest usage in all buckets is still charged within 64 bits."""
+    return NCR_MAX // (len(BUCKETS) * count_max(bucket))
+
+
 def complete(prices: Mapping[str, int]) -> dict[str, int]:
     """Fill in the buckets an admin left out, by `PARENTS`. Raises `Invalid` for an unknown bucket or a price that is no count of ncr."""
     for bucket, ncr in prices.items():
         if bucket not in BUCKETS:
             raise Invalid(bucket, f"rate: there is no usage bucket `{bucket}`; one of {', '.join(BUCKETS)}")
-        if type(ncr) is not int or ncr < 0:
-            raise Invalid(bucket, f"rate: the price of `{bucket}` is {ncr!r}; a price is a whole number of nano-credits, at least 0")
+        if type(ncr) is not int or not 0 <= ncr <= price_max(bucket):
+            raise Invalid(bucket, f"rate: the price of `{bucket}` is {ncr!r}; a price is a whole number of nano-credits between 0 and {price_max(bucket)}")
     full = dict(prices)
     for bucket, parent in PARENTS.items():
         if bucket not in full and parent in full:

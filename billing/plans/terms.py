@@ -2,7 +2,21 @@
 
 import msgspec
 
+from billing.errors import Invalid
+from billing.money import NCR_MAX, exponent, parse_price
+
 ON_EXHAUSTED = ("slow", "overage", "block")
+_INT_MAX = 2**31 - 1
+_RANGES = (
+    ("allowance_ncr", 0, NCR_MAX // 1000),  # a thousand months of it still add up in 64 bits
+    ("slow_daily_cap_ncr", 0, NCR_MAX // 1000),
+    ("weight", 1, 1000),
+    ("fast_concurrency", 1, 100_000),
+    ("slow_concurrency", 1, 100_000),
+    ("requests_per_minute", 1, _INT_MAX),
+    ("tokens_per_minute", 1, NCR_MAX),
+    ("monthly_fee_minor", 0, 10**15),
+)
 
 
 class PlanTerms(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,3 +94,20 @@ def terms_of(version: PlanVersion) -> Terms:
         currency=terms.currency,
         credit_price=terms.credit_price,
     )
+
+
+def check_terms(terms: PlanTerms) -> None:
+    """Raise `Invalid` for terms that cannot be kept, naming the field and what would be right. The plan's own name is checked elsewhere."""
+    if terms.on_exhausted not in ON_EXHAUSTED:
+        raise Invalid("on_exhausted", f"on_exhausted: `{terms.on_exhausted}` is not a policy; one of {', '.join(ON_EXHAUSTED)}")
+    exponent(terms.currency)
+    if terms.credit_price is not None:
+        parse_price(terms.credit_price, "credit_price")
+    elif terms.on_exhausted == "overage":
+        raise Invalid("credit_price", "credit_price: a plan whose overage is invoiced needs the price of one credit, like 0.01")
+    for field, least, most in _RANGES:
+        value = getattr(terms, field)
+        if value is not None and not least <= value <= most:
+            raise Invalid(field, f"{field}: {value} is out of range; between {least} and {most}")
+    if terms.allowed_models is not None and (not terms.allowed_models or not all(terms.allowed_models)):
+        raise Invalid("allowed_models", "allowed_models: name at least one model, or leave it out to allow all")

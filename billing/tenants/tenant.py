@@ -1,9 +1,14 @@
 """A tenant, its keys and a change, as values."""
 
+import re
+
 import msgspec
+
+from billing.errors import Invalid
 
 STATES = ("active", "suspended")
 KEY_KINDS = ("tenant", "admin")
+_SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,3 +44,10 @@ class Change(msgspec.Struct, frozen=True):
     seq: int
     tenant_id: str | None
     at_us: int
+
+
+def check_slug(field: str, text: str) -> str:
+    """Return the text when it can name a tenant or a plan, else raise `Invalid`."""
+    if _SLUG.fullmatch(text) is None:
+        raise Invalid(field, f"{field}: `{text[:80]}` is not usable; 1 to 63 characters of a-z, 0-9 and -, the first a letter or a digit, like acme-research")
+    return text
