@@ -6,6 +6,7 @@
      +-- TimedOut           `phase` is connect, first_byte, idle or total
      +-- BadAnswer          the server answered, but not in its own protocol (HTML, garbage, absurd usage)
      +-- Saturated          every replica of the backend is ejected or draining
+     +-- ChildFailed        a server that we run ourselves did not become ready; the text holds its last words
      +-- BadConfig          a backend, vendor or model mapping is wrong; found at start
 
 `str(error)` names backends, addresses and causes: it is for the log, never for a client.
@@ -38,6 +39,10 @@ class BadAnswer(BackendError):
 
 class Saturated(BackendError):
     """No replica can take a request now."""
+
+
+class ChildFailed(BackendError):
+    """A server of our own ended or stayed silent before it was ready."""
 
 
 class BadConfig(BackendError):

