@@ -5,38 +5,30 @@ what was held for it, so an estimate cannot cost more than the request was admit
 """
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from backends import tokens
-from backends.errors import BackendError
 from backends.provider import Usage
 from gateway.flow.states import Reserved
 
 if TYPE_CHECKING:
     from backends.planner import Attempt
-    from gateway.services import Services
-
-log = logging.getLogger("weir.estimate")
 
 
-async def estimate(services: "Services", reserved: Reserved, attempt: "Attempt", output: str, known: Usage | None = None) -> Usage:
+async def estimate(reserved: Reserved, attempt: "Attempt", output: str, known: Usage | None = None) -> Usage:
     """Count a request's prompt and the text it was answered with so far; figures that are `known` are kept."""
     call = reserved.admitted.received.call
     prompt = known.input if known is not None and known.input is not None else None
     if prompt is None:
-        prompt = await _count(services, attempt, tokens.prompt_text(call.members))
-    produced = await _count(services, attempt, output) if output else 0
+        prompt = await _count(attempt, tokens.prompt_text(call.members))
+    produced = await _count(attempt, output) if output else 0
     if known is not None and known.output is not None:
         produced = max(produced, known.output)
     return Usage(input=min(prompt, reserved.prompt_tokens_max), output=min(produced, reserved.output_tokens_max))
 
 
-async def _count(services: "Services", attempt: "Attempt", text: str) -> int:
-    try:
-        counted = await services.pools[attempt.backend].count(text, attempt.model)
-        if counted is not None:
-            return counted
-    except BackendError as error:
-        log.info("backend %s could not count tokens, tiktoken does: %s", attempt.backend, error)
+async def _count(attempt: "Attempt", text: str) -> int:
+    counted = await attempt.pool.count(text, attempt.model)
+    if counted is not None:
+        return counted
     return await asyncio.to_thread(tokens.count, text, attempt.model)

@@ -5,41 +5,48 @@ better (overload, faults, our own credentials being refused there) lets the next
 """
 
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from backends.errors import BackendError, BadAnswer, Saturated, TimedOut, Unreachable
-from backends.transport.seam import Answer
 from gateway.errors import BackendBadAnswer, BackendTimeout, BackendUnreachable, Overloaded, Refusal, UpstreamRefused
-from gateway.flow.relay import read_whole
 from gateway.wire.headers import find
 
-BODY_BYTES_MAX = 1 << 20
+if TYPE_CHECKING:
+    from backends.planner import Attempt
+
 MESSAGE_MAX = 2000
 
 _ADDRESS = re.compile(r"(?:https?|file)://\S+|(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?")
 _KEY = re.compile(r"\b(?:sk|pk|key|Bearer)[-_ ][\w.*-]{6,}")
-_AGAIN_ELSEWHERE = frozenset({401, 402, 403, 404, 405, 408, 429})
+_AGAIN_ELSEWHERE = frozenset({404, 405, 408, 429})
 
 
-async def upstream_refusal(answer: Answer, public_model: str, upstream_model: str) -> tuple[Refusal, bool]:
-    """Read an answer that is not 200 into a refusal, and tell whether it is final (no other backend would answer otherwise)."""
-    try:
-        body = await read_whole(answer, BODY_BYTES_MAX)
-    except BackendError:
-        body = b""
-    status, internal = answer.status, f"answered {answer.status}: {body[:500]!r}"
-    message, kind, code, param = _read_error(body)
+class NotServed(Exception):
+    """The upstream answered with a refusal or a fault. `final`: no other backend would answer otherwise."""
+
+    def __init__(self, refusal: Refusal, *, final: bool) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+        self.final = final
+
+
+def upstream_refused(status: int, headers: list[tuple[bytes, bytes]], body: bytes, attempt: "Attempt", public_model: str) -> NotServed:
+    """Read an upstream's refusal."""
+    internal = f"answered {status}: {body[:500]!r}"
+    retry_after_s = _seconds(find(headers, b"retry-after"))
     if not 400 <= status < 500:
-        return _server_fault(status, internal, find(answer.headers, b"retry-after")), False
+        return NotServed(_server_fault(status, internal, retry_after_s), final=False)
     if status in (401, 402, 403, 407):  # it is our credentials that were refused, and no business of the client's
-        return BackendUnreachable("The model server did not accept the gateway's own credentials. Tell your admin.", internal=internal), False
-    message = clean(message or f"The model server refused the request with status {status}.", public_model, upstream_model)
+        refused = BackendUnreachable("The model server did not accept the gateway's own credentials. Tell your admin.", internal=internal)
+        return NotServed(refused, final=False)
+    message, kind, code, param = _read_error(body)
+    message = clean(message or f"The model server refused the request with status {status}.", public_model, attempt.model)
     refusal = UpstreamRefused(status, message, type=kind or "invalid_request_error", code=code, param=param, internal=internal)
     if status == 429:
-        refusal.type, refusal.code = "rate_limit_error", code or "rate_limit_exceeded"
-        refusal.retry_after_s = _seconds(find(answer.headers, b"retry-after"))
-    return refusal, status not in _AGAIN_ELSEWHERE
+        refusal.type, refusal.code, refusal.retry_after_s = "rate_limit_error", code or "rate_limit_exceeded", retry_after_s
+    return NotServed(refusal, final=status not in _AGAIN_ELSEWHERE)
 
 
 def not_served(failure: BackendError | Refusal | None, model: str) -> Refusal:
@@ -63,9 +70,9 @@ def clean(message: str, public_model: str, upstream_model: str) -> str:
     return _KEY.sub("[hidden]", _ADDRESS.sub("[backend]", message))[:MESSAGE_MAX]
 
 
-def _server_fault(status: int, internal: str, retry_after: bytes | None) -> Refusal:
+def _server_fault(status: int, internal: str, retry_after_s: float | None) -> Refusal:
     if status in (503, 529):
-        return Overloaded("The model server is overloaded. Try again in a moment.", internal=internal, retry_after_s=_seconds(retry_after) or 2)
+        return Overloaded("The model server is overloaded. Try again in a moment.", internal=internal, retry_after_s=retry_after_s or 2)
     if status == 504:
         return BackendTimeout("The model server took too long. Try again.", internal=internal)
     if status < 500:

@@ -15,9 +15,11 @@ from backends.provider import Usage
 from backends.stream import StreamTap
 from backends.transport.seam import Answer
 from billing.money import format_credits
+from billing.usage.event import Source
 from gateway.errors import BackendBadAnswer, BackendDisconnected, Refusal
 from gateway.flow import disclose
 from gateway.flow.estimate import estimate
+from gateway.flow.refuse import upstream_refused
 from gateway.flow.settle import Settler
 from gateway.flow.states import Client, Relayed, Settled
 from gateway.wire.headers import find
@@ -37,17 +39,23 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 async def relay_whole(services: "Services", settler: Settler, provider: "Provider", answer: Answer, client: Client) -> None:
-    """Relay an answer that is not streamed. Raises `BackendError` while the client has seen nothing of it."""
+    """Relay an answer that is not streamed. Raises `NotServed` for a refusal, and `BackendError`; the client has seen nothing then."""
     body = await read_whole(answer, ANSWER_BYTES_MAX)
+    settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
+    call, attempt = settler.reserved.admitted.received.call, settler.attempt
+    assert attempt is not None
+    status = provider.true_status(answer.status, body)
+    if status != 200:
+        raise upstream_refused(status, answer.headers, body, attempt, call.model)
     try:
         members = _members.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadAnswer(f"answered 200 with what is no JSON object: {body[:200]!r}") from error
-    usage, source = _read_usage(settler, provider, members.get("usage")), "reported"
-    if usage is None:
+    usage = _read_usage(settler, provider, members.get("usage"))
+    source: Source = "reported"
+    if usage is None or (usage.output is None and call.endpoint != "embeddings"):
         source = "estimated"
-        assert settler.attempt is not None
-        usage = await asyncio.shield(estimate(services, settler.reserved, settler.attempt, _answer_text(body)))
+        usage = await estimate(settler.reserved, attempt, _answer_text(body), usage)
     settled = settler.settle(Relayed(usage=usage, source=source, outcome="complete", status=200))
     body = with_cost(body, members, cost_members(settled))
     await client.head(200, disclose.whole(services, settler, settled, len(body)))
@@ -74,7 +82,7 @@ async def relay_stream(services: "Services", settler: Settler, provider: "Provid
         await client.end(error_event(refusal, settler.reserved.admitted.received.shown_id))
     finally:
         if not settler.ended:  # the client left, or we are stopping: the upstream stops now, and what was produced is charged
-            if services.pools[stream.attempt.backend].drains:
+            if stream.attempt.pool.config.on_disconnect == "drain":
                 settler.defer(stream.drain())
             else:
                 answer.abort()
@@ -86,7 +94,7 @@ def settle_unseen(services: "Services", settler: Settler) -> None:
 
     async def prompt_only() -> None:
         assert settler.attempt is not None
-        usage = await estimate(services, settler.reserved, settler.attempt, "")
+        usage = await estimate(settler.reserved, settler.attempt, "")
         settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=499))
 
     if not settler.deferred:
@@ -101,7 +109,7 @@ class Stream:
         self.services, self.settler, self.provider, self.answer = services, settler, provider, answer
         self.attempt = settler.attempt
         call = settler.reserved.admitted.received.call
-        self.tap = StreamTap(strip_usage=not call.wants_usage, drop_continuous="continuous_usage_stats" not in _options(call.members))
+        self.tap = StreamTap(strip_usage=not call.wants_usage, drop_continuous=b"continuous_usage_stats" not in _options(call.members))
 
     async def run(self, out: bytes, client: Client) -> None:
         """Relay from the second segment on, to the settled end."""
@@ -140,11 +148,11 @@ class Stream:
         """Charge what was produced until the answer broke off."""
         if self.settler.ended:
             return
-        usage, source = _read_usage(self.settler, self.provider, self.tap.usage), "partial"
+        usage = _read_usage(self.settler, self.provider, self.tap.usage)
         if usage is None or (usage.output is None and not self.tap.ended):
-            usage = await estimate(self.services, self.settler.reserved, self.attempt, self.tap.text(), usage)
+            usage = await estimate(self.settler.reserved, self.attempt, self.tap.text(), usage)
         if not self.settler.ended:
-            self.settler.settle(Relayed(usage=usage, source=source, outcome="cut", status=status))
+            self.settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=status))
 
     def settle_cut_soon(self) -> None:
         """The same when nobody can wait: at once if the usage is known, else as a task of the gateway's own."""
@@ -156,10 +164,11 @@ class Stream:
 
     async def _complete(self) -> Relayed:
         usage = _read_usage(self.settler, self.provider, self.tap.usage)
-        if usage is not None:
-            return Relayed(usage=usage, source="reported", outcome="complete", status=200)
-        usage = await asyncio.shield(estimate(self.services, self.settler.reserved, self.attempt, self.tap.text()))
-        return Relayed(usage=usage, source="estimated", outcome="complete", status=200)
+        source: Source = "reported"
+        if usage is None or usage.output is None:
+            source = "estimated"
+            usage = await estimate(self.settler.reserved, self.attempt, self.tap.text(), usage)
+        return Relayed(usage=usage, source=source, outcome="complete", status=200)
 
     def _progress(self) -> None:
         usage = _read_usage(self.settler, self.provider, self.tap.usage)
@@ -207,10 +216,13 @@ def _read_usage(settler: Settler, provider: "Provider", raw: msgspec.Raw | bytes
     if raw is None:
         return None
     try:
-        return provider.usage(raw)
+        usage = provider.usage(raw)
     except BadAnswer as error:
         log.error("request %s: %s; its usage is estimated", settler.reserved.admitted.received.call.request_id, error)
         return None
+    if usage is not None and not provider.counts_every_choice and settler.reserved.admitted.received.wish.choices > 1:
+        usage = msgspec.structs.replace(usage, output=None)
+    return usage
 
 
 def _options(members: dict[str, msgspec.Raw]) -> bytes:

@@ -10,11 +10,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from backends.errors import BackendError
+from backends.transport.seam import Answer
 from billing.errors import BooksUnavailable
 from gateway.errors import Refusal, Unavailable
 from gateway.flow import queue
 from gateway.flow.admit import admit
-from gateway.flow.refuse import not_served, upstream_refusal
+from gateway.flow.refuse import NotServed, not_served
 from gateway.flow.relay import is_stream, relay_stream, relay_whole, settle_unseen
 from gateway.flow.reserve import reserve
 from gateway.flow.settle import Settler
@@ -67,25 +68,26 @@ async def _attempts(services: "Services", settler: Settler, client: Client) -> N
 async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> BackendError | Refusal | None:
     """Make one attempt; None when the client has been answered. Raises a `Refusal` that no other backend would mend."""
     call = settler.reserved.admitted.received.call
-    pool = services.pools[attempt.backend]
+    pool = attempt.pool
     outcome = "failed"
+    answer: Answer | None = None
     try:
-        async with pool.open(call, attempt.model, priority=SLOW_PRIORITY if settler.reserved.lane is Lane.SLOW else None) as answer:
-            if answer.status != 200:
-                refusal, final = await upstream_refusal(answer, call.model, attempt.model)
-                if final:
-                    outcome = "refused"
-                    raise refusal
-                return refusal
-            if call.stream and is_stream(answer):
-                await relay_stream(services, settler, pool.provider, answer, client)
-            else:
-                await relay_whole(services, settler, pool.provider, answer, client)
+        settler.sent_s = services.clock.monotonic_s()
+        answer = await pool.open(call, attempt.model, priority=SLOW_PRIORITY if settler.reserved.lane is Lane.SLOW else None)
+        if answer.status == 200 and call.stream and is_stream(answer):
+            await relay_stream(services, settler, pool.provider, answer, client)
+        else:
+            await relay_whole(services, settler, pool.provider, answer, client)
         outcome = "served"
+    except NotServed as error:
+        if error.final:
+            outcome = "refused"
+            raise error.refusal from None
+        return error.refusal
     except BackendError as error:
-        if settler.ended:  # the client has its answer; what broke after it is the connection's business
-            return None
         return error
     finally:
+        if answer is not None and not settler.deferred:
+            answer.abort()
         services.metrics.attempted(attempt.backend, outcome)
     return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from backends.provider import Endpoint
 from gateway.errors import Internal, Refusal
 from gateway.flow.run import run
+from gateway.flow.settle import Settler
 from gateway.flow.states import Received
 from gateway.ids import uuid7
 from gateway.wire import headers as names
@@ -44,8 +45,8 @@ async def serve(services: "Services", endpoint: Endpoint, scope: Scope, receive:
         received = Received(secret=secret_of(headers), shown_id=shown_id, call=call, wish=wish, at_us=at_us, at_s=at_s)
         settler = await _until_gone(run(services, received, client), client, receive)
         model = call.model
-        if settler and settler.first_us is not None:
-            metrics.first_token(model, (settler.first_us - at_us) / 1e6)
+        if settler is not None:
+            _count(services, settler, endpoint, at_s)
     except Refusal as refusal:
         metrics.refused(refusal.code or str(refusal.status))
         log.info("request %s refused: %d %s: %s", request_id, refusal.status, refusal.code, refusal.internal or refusal.public)
@@ -88,3 +89,14 @@ async def _until_gone(work: Coroutine[Any, Any, T], client: AsgiClient, receive:
         return None
     finally:
         watcher.cancel()
+
+
+def _count(services: "Services", settler: Settler, endpoint: str, at_s: float) -> None:
+    received, metrics = settler.reserved.admitted.received, services.metrics
+    queue_s = settler.queue_us / 1e6
+    if settler.first_us is None:
+        own_s = services.clock.monotonic_s() - at_s - queue_s - settler.upstream_s
+    else:
+        metrics.first_token(endpoint, received.call.model, (settler.first_us - received.at_us) / 1e6)
+        own_s = settler.sent_s - at_s - queue_s
+    metrics.own_time(endpoint, max(0.0, own_s))

@@ -61,9 +61,10 @@ def charge(meter: Meter, card: Rate) -> int:
 
 class Settler:
     """Ends one reservation. `attempts` counts upstream attempts, `queue_us` the wait for slots, `first_us` is when the first byte went to the client,
-    `used_weight` what the fair queue is told."""
+    `used_weight` what the fair queue is told, `upstream_s` the time spent waiting for backends.
+    """
 
-    __slots__ = ("attempt", "attempts", "deferred", "dispatched", "ended", "first_us", "queue_us", "reserved", "services", "used_weight")
+    __slots__ = ("attempt", "attempts", "deferred", "dispatched", "ended", "first_us", "queue_us", "reserved", "sent_s", "services", "upstream_s", "used_weight")
 
     def __init__(self, services: "Services", reserved: Reserved) -> None:
         self.services = services
@@ -76,6 +77,8 @@ class Settler:
         self.deferred = False
         self.ended = False
         self.used_weight = 0
+        self.sent_s = 0.0
+        self.upstream_s = 0.0
 
     def dispatch(self, attempt: "Attempt") -> None:
         """Journal, before anything is sent, that this request goes upstream. Raises `BooksUnavailable`: then it must not be sent."""

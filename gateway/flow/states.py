@@ -14,6 +14,7 @@ from billing.credits.account import Account
 from billing.operations.directory import Principal
 from billing.plans.terms import Terms
 from billing.rates.card import Priced
+from billing.usage.event import Outcome, Source
 from gateway.lanes.limits import Limit
 from gateway.lanes.standing import Lane, Standing
 from gateway.wire.openai import Wish
@@ -80,8 +81,8 @@ class Relayed(msgspec.Struct, frozen=True, kw_only=True):
     """How the upstream's part ended. `usage` None: nothing is known to have been used."""
 
     usage: Usage | None
-    source: str
-    outcome: str
+    source: Source
+    outcome: Outcome
     status: int
 
 

@@ -94,10 +94,10 @@ class _Lane:
 class FairQueue:
     """Grants the slots of one pool. Every granted ticket must come back through `done`, every other one through `leave`."""
 
-    def __init__(self, slots: int, *, slow_slots: int | None = None, depth_max: int = 1000) -> None:
+    def __init__(self, slots: int, *, depths: dict[Lane, int], slow_slots: int | None = None) -> None:
         self.slots = slots
         self.slow_slots = max(1, slots // 2) if slow_slots is None else slow_slots
-        self._lanes = {Lane.FAST: _Lane(depth_max), Lane.SLOW: _Lane(depth_max)}
+        self._lanes = {lane: _Lane(depth) for lane, depth in depths.items()}
 
     @property
     def running(self) -> int:

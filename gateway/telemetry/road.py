@@ -22,9 +22,13 @@ class Road(Metrics):
         """Count a refusal by its code."""
         self.refusals.add((code,))
 
-    def first_token(self, model: str, after_s: float) -> None:
+    def first_token(self, endpoint: str, model: str, after_s: float) -> None:
         """Time a stream's first byte."""
-        self.time_to_first_token.observe((model,), after_s)
+        self.time_to_first_token.observe((endpoint, model), after_s)
+
+    def own_time(self, endpoint: str, own_s: float) -> None:
+        """Time what a request spent in the gateway itself."""
+        self.overhead.observe((endpoint,), own_s)
 
     def waited(self, lane: str, wait_us: int) -> None:
         """Time the wait for a slot."""
@@ -41,7 +45,7 @@ class Road(Metrics):
             if count:
                 self.tokens.add((model, backend, kind), count)
         if source != "reported":
-            self.usage_estimated.add()
+            self.usage_estimated.add((model,))
 
     def settle_failed(self) -> None:
         """Count usage that could not be charged as it was reported."""

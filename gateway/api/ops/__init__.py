@@ -1,0 +1,1 @@
+"""What an operator's probes and scrapes call. No key is needed, and nothing about a tenant is said."""
