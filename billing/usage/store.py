@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Table, case, func, insert, select
+from sqlalchemy import ColumnElement, Row, Table, case, func, insert, select, true
 from sqlmodel import Session, SQLModel, col
 
 from billing.meter import BUCKETS, Meter
@@ -56,10 +56,19 @@ def past_since(session: Session, tenant_id: str, since_us: int) -> int:
 
 def sums(session: Session) -> dict[str, Sums]:
     """Add up every tenant's events."""
+    return _sums(session, true())
+
+
+def sums_since(session: Session, tenant_id: str, since_us: int) -> Sums:
+    """Add up a tenant's events that started since an instant."""
+    return _sums(session, (_TABLE.c.tenant_id == tenant_id) & (_TABLE.c.started_us >= since_us)).get(tenant_id, Sums())
+
+
+def _sums(session: Session, where: ColumnElement[bool]) -> dict[str, Sums]:
     c = _TABLE.c
     past = c.charge_ncr - c.cover_ncr
     parts = (c.charge_ncr, c.cover_ncr, c.covered_ncr, case((c.lane == "slow", past), else_=0), case((c.lane == "fast", past), else_=0))
-    query = select(c.tenant_id, func.count(), *(func.sum(part) for part in parts)).group_by(c.tenant_id)
+    query = select(c.tenant_id, func.count(), *(func.sum(part) for part in parts)).where(where).group_by(c.tenant_id)
     names = Sums.__struct_fields__
     return {row[0]: Sums(**{name: int(value) for name, value in zip(names, row[1:], strict=True)}) for row in session.execute(query)}
 

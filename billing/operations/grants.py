@@ -1,0 +1,117 @@
+"""Grants: give credits, take back what is left of them, list them. Each function is one transaction."""
+
+import secrets
+
+import msgspec
+from sqlmodel import Session
+
+from billing.credits import store as accounts
+from billing.db import Database
+from billing.errors import Conflict, Invalid, NotFound
+from billing.grants import store
+from billing.grants.grant import KINDS, PRIORITY_DEFAULT, Grant
+from billing.ledger import store as ledger
+from billing.ledger.postings import GRANT_PREFIX, ISSUED, Entry, Posting
+from billing.money import NCR_MAX
+from billing.tenants import store as tenants
+
+AMOUNT_NCR_MAX = NCR_MAX // 1000  # a thousand of the largest grants still add up in 64 bits
+ID_CHARS_MAX = 100
+NOTE_CHARS_MAX = 500
+
+
+def add_grant(
+    db: Database,
+    *,
+    tenant_id: str,
+    amount_ncr: int,
+    kind: str = "topup",
+    id: str | None = None,
+    priority: int | None = None,
+    effective_us: int | None = None,
+    expires_us: int | None = None,
+    note: str = "",
+    now_us: int,
+) -> Grant:
+    """Give a tenant credits, usable from `effective_us` (now by default) until `expires_us` (for ever by default).
+
+    A caller that may ask twice gives an id of its own: the second time is a `Conflict`. Raises `Invalid` (kind, amount, a grant that ends
+    before it begins, an id that the allowances use) and `NotFound` (tenant).
+    """
+    grant = Grant(
+        id=f"{kind}_{secrets.token_hex(8)}" if id is None else id,
+        tenant_id=tenant_id,
+        kind=kind,
+        amount_ncr=amount_ncr,
+        remaining_ncr=amount_ncr,
+        priority=PRIORITY_DEFAULT.get(kind, 0) if priority is None else priority,
+        effective_us=now_us if effective_us is None else effective_us,
+        expires_us=expires_us,
+        voided_us=None,
+        created_us=now_us,
+        note=note,
+    )
+    _check(grant, now_us)
+    with db.write() as session:
+        tenants.note_change(session, tenant_id, now_us)
+        if tenants.get_tenant(session, tenant_id) is None:
+            raise NotFound("tenant", tenant_id)
+        if not store.insert_grant(session, grant):
+            raise Conflict(f"grant `{grant.id}` exists already; nothing was given a second time")
+        ledger.post(session, ledger.issues([grant]))
+    return grant
+
+
+def void_grant(db: Database, grant_id: str, now_us: int) -> Grant:
+    """Take back what is left of a grant; what was used stays used. Raises `NotFound`, and `Conflict` for one that is void or over."""
+    with db.write() as session:
+        found = store.get_grant(session, grant_id)
+        tenants.note_change(session, found.tenant_id if found else None, now_us)
+        if found is None:
+            raise NotFound("grant", grant_id)
+        if found.expires_us is not None and found.expires_us <= now_us:
+            raise Conflict(f"grant `{grant_id}` has expired; there is nothing left to take back")
+        return void_in(session, found, now_us)
+
+
+def list_grants(db: Database, tenant_id: str | None = None) -> list[Grant]:
+    """Return the grants of one tenant, or all, in burn order; expired and void ones too. Raises `NotFound` for an unknown tenant."""
+    with db.read() as session:
+        if tenant_id is not None and tenants.get_tenant(session, tenant_id) is None:
+            raise NotFound("tenant", tenant_id)
+        return store.all_grants(session, tenant_id)
+
+
+def void_in(session: Session, grant: Grant, now_us: int) -> Grant:
+    """Void a grant within a transaction, and post what was left back to where it was issued from. Raises `Conflict` for one that is void."""
+    accounts.lock(session, [grant.tenant_id])  # no flush takes from the grant meanwhile
+    fresh = store.get_grant(session, grant.id)
+    if fresh is None or not store.void(session, grant.id, now_us):
+        raise Conflict(f"grant `{grant.id}` is void already")
+    ledger.post(session, ledger.issues([fresh]))
+    if fresh.remaining_ncr:
+        entries = (Entry(GRANT_PREFIX + fresh.id, -fresh.remaining_ncr), Entry(ISSUED, fresh.remaining_ncr))
+        ledger.post(session, [Posting(idem_key=f"void:{fresh.id}", kind="void", tenant_id=fresh.tenant_id, at_us=now_us, entries=entries)])
+    return msgspec.structs.replace(fresh, voided_us=now_us)
+
+
+def _check(grant: Grant, now_us: int) -> None:
+    if grant.kind not in KINDS or grant.kind == "plan":
+        raise Invalid(
+            "kind",
+            f"kind: `{grant.kind}` is not one to give; one of {', '.join(kind for kind in KINDS if kind != 'plan')} (a plan's allowance comes by itself)",
+        )
+    if not 1 <= grant.amount_ncr <= AMOUNT_NCR_MAX:
+        raise Invalid("amount", f"amount: {grant.amount_ncr} ncr is out of range; more than 0 and at most {AMOUNT_NCR_MAX // 10**9} credits")
+    if not 1 <= len(grant.id) <= ID_CHARS_MAX or not grant.id.isprintable() or grant.id.startswith("plan:"):
+        raise Invalid("id", f"id: `{grant.id[:80]}` is not usable; 1 to {ID_CHARS_MAX} printable characters, not beginning with plan:")
+    if not -1000 <= grant.priority <= 1000:
+        raise Invalid("priority", f"priority: {grant.priority} is out of range; between -1000 and 1000, lower burns first")
+    if grant.expires_us is not None and grant.expires_us <= grant.effective_us:
+        raise Invalid("expires_us", "expires: the grant ends before it begins; its end must come after its start")
+    if grant.expires_us is not None and grant.expires_us <= now_us:
+        raise Invalid("expires_us", "expires: this instant has passed; nobody could use the grant")
+    if grant.effective_us < now_us:
+        raise Invalid("effective_us", "effective: this instant has passed; a grant begins now or later")
+    if len(grant.note) > NOTE_CHARS_MAX or not grant.note.isprintable():
+        raise Invalid("note", f"note: at most {NOTE_CHARS_MAX} printable characters")

@@ -1,0 +1,104 @@
+"""Keys: issue (the secret is shown once), list, revoke. Each function is one transaction."""
+
+import secrets
+
+import msgspec
+
+from billing.db import Database
+from billing.errors import Conflict, Invalid, NotFound
+from billing.operations.tenants import require_tenant
+from billing.tenants import store
+from billing.tenants.keys import KeyHasher, hint_of, new_secret
+from billing.tenants.tenant import KEY_KINDS, Key
+
+NAME_CHARS_MAX = 200
+
+
+class IssuedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A new key with its secret, for the only time: show it and forget it."""
+
+    id: str
+    secret: str
+    key: Key
+
+
+def issue_key(
+    db: Database,
+    hasher: KeyHasher,
+    *,
+    tenant_id: str | None = None,
+    kind: str = "tenant",
+    name: str = "",
+    project: str | None = None,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    expires_us: int | None = None,
+    now_us: int,
+) -> IssuedKey:
+    """Issue a key of a tenant, or of an admin (`kind="admin"`, without a tenant). Limits None means the plan's alone.
+
+    Raises `Invalid` (kind, tenant missing or too much, limits below 1, an expiry that has passed) and `NotFound` (tenant).
+    """
+    _check(kind, tenant_id, expires_us, now_us)
+    _check_limits(requests_per_minute, tokens_per_minute)
+    for field, text in (("name", name), ("project", project or "")):
+        if len(text) > NAME_CHARS_MAX or not text.isprintable():
+            raise Invalid(field, f"{field}: at most {NAME_CHARS_MAX} printable characters")
+    secret = new_secret(kind)
+    key = Key(
+        id=f"key_{secrets.token_hex(8)}",
+        kind=kind,
+        tenant_id=tenant_id,
+        name=name,
+        hint=hint_of(secret),
+        project=project or None,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        created_us=now_us,
+        expires_us=expires_us,
+        revoked_us=None,
+    )
+    with db.write() as session:
+        store.note_change(session, tenant_id, now_us)
+        if tenant_id is not None:
+            require_tenant(session, tenant_id)
+        store.insert_key(session, key, hasher.digest(secret))
+    return IssuedKey(id=key.id, secret=secret, key=key)
+
+
+def revoke_key(db: Database, key_id: str, now_us: int) -> Key:
+    """Revoke a key from now on, for good. Raises `NotFound`, and `Conflict` for one that is revoked."""
+    with db.write() as session:
+        found = store.get_key(session, key_id)
+        store.note_change(session, found.tenant_id if found else None, now_us)
+        if found is None:
+            raise NotFound("key", key_id)
+        if found.revoked_us is not None:
+            raise Conflict(f"key `{key_id}` is revoked already")
+        store.revoke_key(session, key_id, now_us)
+    return msgspec.structs.replace(found, revoked_us=now_us)
+
+
+def list_keys(db: Database, tenant_id: str | None = None) -> list[Key]:
+    """Return the keys of one tenant, or all of them and the admins', oldest first; revoked ones too. Raises `NotFound`."""
+    with db.read() as session:
+        if tenant_id is not None:
+            require_tenant(session, tenant_id)
+        return store.all_keys(session, tenant_id)
+
+
+def _check(kind: str, tenant_id: str | None, expires_us: int | None, now_us: int) -> None:
+    if kind not in KEY_KINDS:
+        raise Invalid("kind", f"kind: `{kind}` is not one; write {' or '.join(KEY_KINDS)}")
+    if kind == "tenant" and tenant_id is None:
+        raise Invalid("tenant_id", "tenant: a tenant's key needs one; name it, or issue an admin key")
+    if kind == "admin" and tenant_id is not None:
+        raise Invalid("tenant_id", "tenant: an admin key has none; leave it out")
+    if expires_us is not None and expires_us <= now_us:
+        raise Invalid("expires_us", "expires: this instant has passed; the key would never work")
+
+
+def _check_limits(requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
+    for field, limit in (("requests_per_minute", requests_per_minute), ("tokens_per_minute", tokens_per_minute)):
+        if limit is not None and not 1 <= limit <= 2**31 - 1:
+            raise Invalid(field, f"{field}: {limit} is not a limit; at least 1, or leave it out for none (to stop a key, revoke it)")

@@ -1,0 +1,102 @@
+"""Tenants: create, list, suspend, move to another plan. Each function is one transaction."""
+
+from sqlmodel import Session
+
+from billing.db import Database
+from billing.errors import Conflict, Invalid, NotFound
+from billing.grants import periods
+from billing.grants import store as grants
+from billing.money import exponent
+from billing.operations.grants import void_in
+from billing.plans import store as plans
+from billing.plans.terms import PlanVersion, Subscription
+from billing.tenants import store
+from billing.tenants.tenant import STATES, Tenant, check_slug
+
+
+def create_tenant(db: Database, *, id: str, name: str, plan: str, currency: str = "USD", timezone: str = "UTC", now_us: int) -> Tenant:
+    """Create an active tenant on the newest version of a plan; its first month begins now.
+
+    Raises `Invalid` (slug, currency, zone, a plan in another currency), `NotFound` (plan) and `Conflict` (id taken).
+    """
+    check_slug("id", id)
+    exponent(currency)
+    periods.zone(timezone)
+    tenant = Tenant(id=id, name=name.strip() or id, state="active", currency=currency, timezone=timezone, created_us=now_us)
+    with db.write() as session:
+        store.note_change(session, id, now_us)
+        if store.get_tenant(session, id) is not None:
+            raise Conflict(f"tenant `{id}` exists already; choose another id")
+        version = _plan_for(session, plan, tenant)
+        store.insert_tenant(session, tenant)
+        plans.subscribe(session, id, version, now_us)
+    return tenant
+
+
+def get_tenant(db: Database, tenant_id: str) -> Tenant:
+    """Return one tenant. Raises `NotFound`."""
+    with db.read() as session:
+        return require_tenant(session, tenant_id)
+
+
+def list_tenants(db: Database) -> list[Tenant]:
+    """Return every tenant, by id."""
+    with db.read() as session:
+        return store.all_tenants(session)
+
+
+def set_state(db: Database, *, tenant_id: str, state: str, now_us: int) -> Tenant:
+    """Make a tenant `active` or `suspended`; a suspended one is refused until it is active again. Raises `Invalid`, `NotFound`."""
+    if state not in STATES:
+        raise Invalid("state", f"state: `{state}` is not one; write {' or '.join(STATES)}")
+    with db.write() as session:
+        store.note_change(session, tenant_id, now_us)
+        require_tenant(session, tenant_id)
+        store.set_state(session, tenant_id, state)
+        session.expire_all()
+        return require_tenant(session, tenant_id)
+
+
+def current_subscription(db: Database, tenant_id: str, now_us: int) -> Subscription | None:
+    """Return the plan a tenant is on, or None. Raises `NotFound` for an unknown tenant."""
+    with db.read() as session:
+        require_tenant(session, tenant_id)
+        return plans.subscription_at(session, tenant_id, now_us)
+
+
+def change_plan(db: Database, *, tenant_id: str, plan: str, now_us: int) -> Subscription:
+    """Move a tenant to the newest version of a plan, now: what is left of the old allowance is voided, and a new month begins now.
+
+    Other grants stay. Raises `NotFound` (tenant, plan), `Invalid` (a plan in another currency) and `Conflict` (it is on that version already).
+    """
+    with db.write() as session:
+        store.note_change(session, tenant_id, now_us)
+        version = _plan_for(session, plan, require_tenant(session, tenant_id))
+        old = plans.subscription_at(session, tenant_id, now_us)
+        if old is not None and (old.plan, old.version) == (plan, version.version):
+            raise Conflict(f"tenant `{tenant_id}` is on plan `{plan}` version {version.version} already, which is its newest")
+        if old is not None:
+            for grant in grants.current_grants(session, tenant_id, now_us):
+                if grant.id.startswith(f"plan:{old.id}:"):
+                    void_in(session, grant, now_us)
+        return plans.subscribe(session, tenant_id, version, now_us)
+
+
+def require_tenant(session: Session, tenant_id: str) -> Tenant:
+    """Return one tenant in a session that is open. Raises `NotFound`."""
+    tenant = store.get_tenant(session, tenant_id)
+    if tenant is None:
+        raise NotFound("tenant", tenant_id)
+    return tenant
+
+
+def _plan_for(session: Session, plan: str, tenant: Tenant) -> PlanVersion:
+    version = plans.latest_version(session, plan)
+    if version is None:
+        raise NotFound("plan", plan)
+    terms = version.terms
+    if terms.currency != tenant.currency and (terms.monthly_fee_minor or terms.credit_price is not None):
+        raise Invalid(
+            "plan", f"plan: `{plan}` is priced in {terms.currency} and tenant `{tenant.id}` is billed in {tenant.currency}; write the plan in {tenant.currency}"
+        )
+    return version

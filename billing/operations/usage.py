@@ -1,0 +1,182 @@
+"""What was used and what is left: a tenant's balance, a month's lines, and the files finance takes away. All of it only reads."""
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+from sqlmodel import Session
+
+from billing.credits import store as accounts
+from billing.credits.burndown import usable
+from billing.db import Database
+from billing.errors import Invalid
+from billing.exports import invoice, usage
+from billing.grants import periods
+from billing.grants import store as grants
+from billing.grants.allowance import current_period, due_allowance
+from billing.grants.grant import Grant
+from billing.money import price_of
+from billing.operations.tenants import require_tenant
+from billing.plans import store as plans
+from billing.plans.terms import PlanVersion, Subscription
+from billing.tenants import store as tenants
+from billing.tenants.tenant import Tenant
+from billing.usage import store as events
+from billing.usage.daily import DailyUsage, add_up
+from billing.usage.event import UsageEvent, overage_ncr
+
+
+class GrantStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """One grant in effect: what it gave and what is left of it (ncr), and until when."""
+
+    id: str
+    kind: str
+    amount_ncr: int
+    remaining_ncr: int
+    effective_us: int
+    expires_us: int | None
+    note: str
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant's credits as the books have them at one instant (ncr). Requests that are running, or not booked yet, are not in it.
+
+    limit = what the grants in effect gave; remaining = what is left of them less the debt, below 0 only by debt; used = limit - remaining.
+    `excess_ncr` and `overage_ncr` are what this period's requests used past the credits: given away, and to be invoiced.
+    """
+
+    tenant_id: str
+    plan: str | None
+    plan_version: int | None
+    on_exhausted: str | None
+    grants: tuple[GrantStanding, ...]
+    limit_ncr: int
+    used_ncr: int
+    remaining_ncr: int
+    debt_ncr: int
+    excess_ncr: int
+    overage_ncr: int
+    period_start_us: int | None
+    reset_us: int | None
+
+
+def balance(db: Database, tenant_id: str, now_us: int) -> Balance:
+    """Return a tenant's balance. A month nobody has used yet shows its allowance, written or not. Raises `NotFound`."""
+    with db.read() as session:
+        require_tenant(session, tenant_id)
+        current = _grants_in_effect(session, tenant_id, now_us)
+        debt = accounts.get(session, tenant_id).debt_ncr
+        found = current_period(session, tenant_id, now_us)
+        subscription, span = found if found is not None else (None, None)
+        version = plans.get_version(session, subscription.plan, subscription.version) if subscription is not None else None
+        past = events.sums_since(session, tenant_id, 0 if span is None else span.start_us)
+    limit = sum(grant.amount_ncr for grant in current)
+    remaining = sum(grant.remaining_ncr for grant in current) - debt
+    return Balance(
+        tenant_id=tenant_id,
+        plan=None if version is None else version.terms.plan,
+        plan_version=None if version is None else version.version,
+        on_exhausted=None if version is None else version.terms.on_exhausted,
+        grants=tuple(GrantStanding(**{field: getattr(grant, field) for field in GrantStanding.__struct_fields__}) for grant in current),
+        limit_ncr=limit,
+        used_ncr=limit - remaining,
+        remaining_ncr=remaining,
+        debt_ncr=debt,
+        excess_ncr=past.excess_ncr,
+        overage_ncr=past.overage_ncr,
+        period_start_us=None if span is None else span.start_us,
+        reset_us=None if span is None else span.end_us,
+    )
+
+
+def usage_rows(db: Database, month: str, tenant_id: str | None = None) -> list[DailyUsage]:
+    """Return a month's use by tenant, day and model, of one tenant or of all; month and days by each tenant's own zone.
+
+    Raises `Invalid` (month, written YYYY-MM) and `NotFound` (tenant).
+    """
+    with db.read() as session:
+        return [line for tenant in _tenants(session, month, tenant_id) for line in _lines(session, tenant, month)]
+
+
+def export_usage(db: Database, month: str, *, format: Literal["csv", "json"] | str = "csv", tenant_id: str | None = None) -> bytes:
+    """Return a month's use as a file. Raises `Invalid` (month, format) and `NotFound` (tenant)."""
+    if format not in ("csv", "json"):
+        raise Invalid("format", f"format: `{format}` is not one; write csv or json")
+    rows = usage_rows(db, month, tenant_id)
+    return usage.to_csv(rows) if format == "csv" else usage.to_json(month, rows)
+
+
+def export_invoices(db: Database, month: str, *, tenant_id: str | None = None) -> bytes:
+    """Return a month's invoice lines as CSV: fees of the periods that begin in it, and use by day and model. Raises `Invalid`, `NotFound`."""
+    with db.read() as session:
+        lines = [
+            invoice.Account(
+                tenant_id=tenant.id, tenant_name=tenant.name, fees=tuple(_fees(session, tenant, month)), usage=tuple(_lines(session, tenant, month))
+            )
+            for tenant in _tenants(session, month, tenant_id)
+        ]
+    return invoice.to_csv(month, lines)
+
+
+def _grants_in_effect(session: Session, tenant_id: str, now_us: int) -> list[Grant]:
+    current = grants.current_grants(session, tenant_id, now_us)
+    due = due_allowance(session, tenant_id, now_us)
+    if due is not None and usable(due, now_us) and grants.get_grant(session, due.id) is None:
+        current = sorted([*current, due], key=grants.burn_key)
+    return current
+
+
+def _tenants(session: Session, month: str, tenant_id: str | None) -> list[Tenant]:
+    periods.month_span(month, "UTC")  # a wrong month is refused also when there is no tenant yet
+    return [require_tenant(session, tenant_id)] if tenant_id is not None else tenants.all_tenants(session)
+
+
+def _lines(session: Session, tenant: Tenant, month: str) -> list[DailyUsage]:
+    start_us, end_us = periods.month_span(month, tenant.timezone)
+    found = events.events_between(session, start_us, end_us, tenant.id)
+    price = _pricing(session, plans.subscriptions_within(session, tenant.id, start_us, end_us))
+    return add_up(tenant.id, tenant.currency, found, lambda at_us: periods.day_of(at_us, tenant.timezone).isoformat(), price)
+
+
+def _pricing(session: Session, subscriptions: list[Subscription]) -> Callable[[UsageEvent], Decimal]:
+    """Return what an event's overage costs at the price of the plan that the tenant was on when the request began."""
+    terms = [(subscription, _version(session, subscription).terms) for subscription in subscriptions]
+
+    def price(event: UsageEvent) -> Decimal:
+        for subscription, plan in terms:
+            if subscription.started_us <= event.started_us and (subscription.ended_us is None or event.started_us < subscription.ended_us):
+                return price_of(overage_ncr(event), Decimal(plan.credit_price)) if plan.credit_price is not None else Decimal(0)
+        return Decimal(0)
+
+    return price
+
+
+def _fees(session: Session, tenant: Tenant, month: str) -> list[invoice.Fee]:
+    start_us, end_us = periods.month_span(month, tenant.timezone)
+    fees = []
+    for subscription in plans.subscriptions_within(session, tenant.id, start_us, end_us):
+        terms = _version(session, subscription).terms
+        first = max(start_us, subscription.started_us)
+        span = periods.period_at(subscription.anchor_us, tenant.timezone, first)
+        while span.start_us < end_us and (subscription.ended_us is None or span.start_us < subscription.ended_us):
+            if span.start_us >= first and terms.monthly_fee_minor:
+                days = [periods.day_of(at_us, tenant.timezone).isoformat() for at_us in (span.start_us, span.end_us)]
+                fees.append(
+                    invoice.Fee(
+                        plan=subscription.plan,
+                        version=subscription.version,
+                        first_day=days[0],
+                        end_day=days[1],
+                        fee_minor=terms.monthly_fee_minor,
+                        currency=terms.currency,
+                    )
+                )
+            span = periods.period_at(subscription.anchor_us, tenant.timezone, span.end_us)
+    return fees
+
+
+def _version(session: Session, subscription: Subscription) -> PlanVersion:
+    version = plans.get_version(session, subscription.plan, subscription.version)
+    assert version is not None, "a subscription names a version that exists: a foreign key"
+    return version
