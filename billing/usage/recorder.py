@@ -23,6 +23,7 @@ from sqlmodel import Session
 from billing.credits.account import Flushed
 from billing.db import Database
 from billing.errors import BooksUnavailable, Conflict, Invalid, NotFound
+from billing.rates.store import all_rates
 from billing.rating import Rate
 from billing.usage import store
 from billing.usage.event import UsageEvent
@@ -52,7 +53,6 @@ class Recorder:
         journal: Journal,
         clock_now_us: Callable[[], int],
         *,
-        rate_of: Callable[[Session, int], Rate | None] | None = None,
         flush_ms: int = 50,
         batch: int = 500,
         backlog_max: int = 200_000,
@@ -61,7 +61,6 @@ class Recorder:
         self._db = db
         self._journal = journal
         self._now_us = clock_now_us
-        self._rate_of = rate_of
         self._flush_s = flush_ms / 1000
         self._batch_max = batch
         self._backlog_max = backlog_max
@@ -170,6 +169,7 @@ class Recorder:
     def stop(self) -> None:
         """Let nothing more in, book what waits, close. What cannot be booked now stays in the journal for the next start."""
         self._closed = True
+        self._retry_at = 0.0  # one more try, also in the middle of a pause
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
@@ -177,6 +177,8 @@ class Recorder:
         else:
             while self.turn() == 0:
                 pass
+        while self._work:
+            self._work.popleft()()
         if self._remains is not None:
             self._remains.close()
         self._journal.close()
@@ -228,28 +230,33 @@ class Recorder:
         try:
             if not self._batch:
                 self._fill()
-            if self._batch:
-                self._settle_accounts(self._book(self._batch))
+            standings = self._book(self._batch) if self._batch else {}
         except Exception as error:  # noqa: BLE001 - the thread must live: nothing is lost, it is logged and tried again
             self._failed(error)
             return
-        self._batch = []
+        booked, self._batch = self._batch, []
         self._tries = 0
         self._retry_at = 0.0
         self.last_error = None
+        self._settle_accounts(booked, standings)
         self._journal.sweep()
         if time.monotonic() - self._synced_at >= SYNC_S:
             self._journal.sync()
             self._synced_at = time.monotonic()
 
     def _fill(self) -> None:
-        if self._replay is not None:
-            self._batch = [(event, None, False) for event in islice(self._replay, self._batch_max)]
-            if self._batch or self._remains is None:
+        remains = self._remains
+        if self._replay is not None and remains is not None:
+            try:
+                self._batch = [(event, None, False) for event in islice(self._replay, self._batch_max)]
+            except BooksUnavailable:
+                self._replay = remains.events(self._find_rate)  # from the start: what is booked already is known by its id
+                raise
+            if self._batch:
                 return
             self._replay = None
-            log.info("books: the replay is done; %d requests without an end were charged by what was last seen", self._remains.recovered)
-            self._remains.forget()
+            log.info("books: the replay is done; %d requests without an end were charged by what was last seen", remains.recovered)
+            remains.forget()
         queue = self._queue
         self._batch = [queue.popleft() for _ in range(min(len(queue), self._batch_max))]
         self._since = None
@@ -276,10 +283,10 @@ class Recorder:
         self.conflicts += len(booked.conflicts)
         return booked.standings
 
-    def _settle_accounts(self, standings: dict[str, Standing]) -> None:
+    def _settle_accounts(self, batch: list[Item], standings: dict[str, Standing]) -> None:
         cover: dict[str, int] = defaultdict(int)
         past: dict[str, int] = defaultdict(int)
-        for event, segment, mine in self._batch:
+        for event, segment, mine in batch:
             cover[event.tenant_id] += event.cover_ncr if mine else 0
             past[event.tenant_id] += event.charge_ncr - event.cover_ncr if mine else 0
             if segment is not None:
@@ -291,8 +298,8 @@ class Recorder:
             if standing is not None:
                 flush = msgspec.structs.replace(flush, **msgspec.structs.asdict(standing))
             flushes.append(flush)
-        if self.on_flushed is not None:
-            on_flushed = self.on_flushed
+        on_flushed = self.on_flushed
+        if on_flushed is not None and flushes:
             self._tell(lambda: on_flushed(flushes))
 
     def _failed(self, error: Exception) -> None:
@@ -328,7 +335,5 @@ class Recorder:
             log.warning("books: the event loop is gone: %s", error)
 
     def _find_rate(self, rate_id: int) -> Rate | None:
-        if self._rate_of is None:
-            return None
         with self._db.read() as session:
-            return self._rate_of(session, rate_id)
+            return next((rate for rate in all_rates(session) if rate.id == rate_id), None)

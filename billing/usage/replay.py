@@ -29,13 +29,20 @@ class Remains:
     def __init__(self, held: list[tuple[Path, int]]) -> None:
         self._held = held
         self.damaged: list[Path] = []
+        self.unreadable: list[Path] = []
         self.recovered = 0
 
     def __len__(self) -> int:
         return len(self._held)
 
     def events(self, rate_of: Callable[[int], Rate | None]) -> Generator[UsageEvent]:
-        """Yield every settled event, then one recovered event for each request without an end. `rate_of` finds a rate by its id."""
+        """Yield every settled event, then one recovered event for each request without an end. `rate_of` finds a rate by its id.
+
+        May be begun again from the start, when what took the events, or `rate_of`, failed.
+        """
+        self.recovered = 0
+        self.damaged.clear()
+        self.unreadable.clear()
         open_: dict[str, Dispatched] = {}
         progress: dict[str, Progress] = {}
         for path, _fd in self._held:
@@ -56,7 +63,8 @@ class Remains:
     def forget(self) -> None:
         """Delete the segments: everything in them is booked or kept aside."""
         for path, fd in self._held:
-            path.unlink(missing_ok=True)
+            if path not in self.unreadable:
+                _delete(path)
             os.close(fd)
         self._held = []
 
@@ -67,7 +75,13 @@ class Remains:
         self._held = []
 
     def _records(self, path: Path) -> Generator[Record]:
-        data = path.read_bytes()
+        try:
+            path.with_name(f"damaged-{path.name}").unlink(missing_ok=True)  # of a reading before this one, which writes it again
+            data = path.read_bytes()
+        except OSError as error:
+            self.unreadable.append(path)
+            log.error("journal: %s cannot be read and is left where it is: %s", path.name, error)
+            return
         at = 0
         while at < len(data):
             payload = _payload(data, at)
@@ -145,6 +159,13 @@ def recover(dispatched: Dispatched, progress: Progress | None, card: Rate | None
         charge_ncr=charge_ncr,
         cover_ncr=charge_ncr if dispatched.lane == "fast" else 0,
     )
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # the next start reads it again, and knows every event in it
+        log.error("journal: %s cannot be deleted: %s", path.name, error)
 
 
 def _payload(data: bytes, at: int) -> memoryview | None:
