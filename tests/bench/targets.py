@@ -158,10 +158,8 @@ class Weir(Target):
         }
 
     def _issue_key(self) -> str:
-        done = subprocess.run(
-            [WEIR, "key", "issue", "bench", "--config", self.config], cwd=self.folder, capture_output=True, text=True, timeout=60, check=False
-        )
-        secrets = [word for word in done.stdout.split() if word.startswith("sk-weir-")]
-        if not secrets:
+        command: list[str | Path] = [WEIR, "key", "issue", "bench", "--quiet", "--config", self.config]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode != 0:
             raise RuntimeError(f"no key could be issued:\n{done.stdout}{done.stderr}")
-        return secrets[0]
+        return done.stdout.strip()

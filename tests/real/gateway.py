@@ -1,6 +1,6 @@
 """The gateway as its users meet it: `weir serve --config` in a process of its own, on a free port, with its data in a folder.
 
-What `weir serve` prints at its first start (the admin's and the demo tenant's key) is read from its output, as a person would.
+Keys are issued with the `weir` command on the same books, or read from what the first start prints, as a person would.
 """
 
 import json
@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,18 @@ class Gateway:
     def data_dir(self) -> Path:
         return self.folder / "data"
 
-    @property
+    @cached_property
     def admin_key(self) -> str:
-        """The admin key printed at the first start."""
-        return self._printed(ADMIN_KEY, "admin key")
+        """An admin's key, issued on the command line."""
+        return self.weir("key", "issue", "--admin", "--quiet").stdout.strip()
 
-    @property
-    def tenant_key(self) -> str:
-        """The demo tenant's key printed at the first start."""
-        return self._printed(TENANT_KEY, "tenant key")
+    def issue_key(self, tenant: str, *flags: str) -> str:
+        """Issue a tenant's key on the command line and return its secret."""
+        return self.weir("key", "issue", tenant, "--quiet", *flags).stdout.strip()
+
+    def printed_keys(self) -> tuple[str, str]:
+        """Return the admin's and the demo tenant's key that the first start printed."""
+        return self._printed(ADMIN_KEY, "admin key"), self._printed(TENANT_KEY, "tenant key")
 
     @property
     def pid(self) -> int:
