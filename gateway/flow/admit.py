@@ -7,7 +7,9 @@ from gateway.errors import ModelNotAllowed, ModelUnknown, PriceMissing, TenantSu
 from gateway.flow.states import Admitted, Received
 
 if TYPE_CHECKING:
+    from billing.credits.account import Account
     from billing.operations.directory import Principal
+    from billing.plans.terms import Terms
     from gateway.services import Services
 
 
@@ -42,16 +44,22 @@ async def admit(services: "Services", received: Received) -> Admitted:
             f"The model `{model}` has no rate, so it cannot be used. An admin sets one with: weir rate set {model} --input CREDITS --output CREDITS, or --free.",
             param="model",
         )
-    account = services.accounts.get(tenant_id)
-    if account is None or account.valid_until_us <= received.at_us:
-        try:
-            account = await services.accounts.load(tenant_id, terms)
-        except BillingError as error:
-            raise Unavailable("The credit account cannot be read now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
+    account = services.accounts.get(tenant_id) or await account_of(services, tenant_id, terms)
     limits = services.limiter.admit(principal, received.at_us) if _limited(principal) else ()
     return Admitted(
         received=received, principal=principal, tenant_id=tenant_id, terms=terms, account=account, priced=priced, limits=limits
     )
+
+
+async def account_of(services: "Services", tenant_id: str, terms: "Terms") -> "Account":
+    """Return a tenant's account, read from the books where it is not in memory or its grants have changed. Raises `Unavailable`."""
+    account = services.accounts.get(tenant_id)
+    if account is not None:
+        return account
+    try:
+        return await services.accounts.load(tenant_id, terms)
+    except BillingError as error:
+        raise Unavailable("The credit account cannot be read now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
 
 
 def _limited(principal: "Principal") -> bool:

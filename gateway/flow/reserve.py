@@ -12,7 +12,7 @@ from billing.money import format_credits
 from gateway.errors import CreditsExhausted
 from gateway.flow.states import Admitted, Reserved
 from gateway.clock import format_instant
-from gateway.lanes.standing import Lane, Standing, standing
+from gateway.lanes.standing import Lane, Standing, day_is_spent, standing
 from gateway.wire.headers import credits
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def _past_credits(admitted: Admitted, hold_ncr: int) -> tuple[Lane, str]:
         return Lane.FAST, "overage"
     if terms.on_exhausted == "block" and hold_ncr:
         raise _exhausted("Your plan refuses requests past its credits.", admitted, hold_ncr)
-    cap_ncr = terms.slow_daily_cap_ncr
-    if hold_ncr and cap_ncr is not None and account.spent_today_ncr(admitted.received.at_us) >= cap_ncr:
+    if hold_ncr and day_is_spent(account, terms, admitted.received.at_us):
         raise _exhausted("The slow lane's daily cap is reached.", admitted, hold_ncr)
     return Lane.SLOW, "credits_exhausted" if account.free_ncr <= 0 else "credits_too_few"
 

@@ -42,12 +42,14 @@ class Gate:
         except TimeoutError:
             if not ticket.granted:
                 self.queue.leave(ticket)
+                self._wake()
                 raise self._refusal(ticket, f"did not come to this request within {limit_s:g} s") from None
         except BaseException:  # cancelled: the client left; a slot that was granted meanwhile goes to the next
             if ticket.granted:
                 self.leave(ticket, 0)
             else:
                 self.queue.leave(ticket)
+                self._wake()
             raise
         finally:
             del self._waiters[id(ticket)]

@@ -128,10 +128,12 @@ class FairQueue:
         return False
 
     def leave(self, ticket: Ticket) -> None:
-        """Take a waiting ticket out: its client left, or its wait was over."""
+        """Take a waiting ticket out: its client left, or its wait was over. The caller asks `next` who runs now."""
         if not ticket.granted and not ticket.left:
             ticket.left = True
-            self._lanes[ticket.lane].waiting -= 1
+            lane = self._lanes[ticket.lane]
+            lane.waiting -= 1
+            lane.list_line(ticket.tenant, lane.lines[ticket.tenant])
 
     def done(self, ticket: Ticket, cost: int) -> None:
         """Give a slot back, with the true cost; the caller asks `next` who runs now."""

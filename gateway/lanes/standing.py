@@ -6,6 +6,9 @@ setting can put a slow request ahead of a fast one.
 
 from enum import StrEnum
 
+from billing.credits.account import Account
+from billing.plans.terms import Terms
+
 
 class Standing(StrEnum):
     """A tenant's standing, from its live balance with holds counted as used."""
@@ -28,12 +31,27 @@ WARN_AT_PERCENT = 80
 GLIDE_AT_PERCENT = 90
 
 
-def standing(free_ncr: int, limit_ncr: int, *, slow_today_ncr: int = 0, slow_cap_ncr: int | None = None, blocks: bool = False) -> Standing:
-    """Tell a tenant's standing. Amounts in ncr; `slow_cap_ncr` None: no daily cap; `blocks`: the plan refuses past the credits."""
+def standing(free_ncr: int, limit_ncr: int, *, capped: bool = False) -> Standing:
+    """Tell a standing from what is free of what was granted (ncr). `capped`: past the credits this tenant is refused."""
     if free_ncr <= 0:
-        capped = blocks or (slow_cap_ncr is not None and slow_today_ncr >= slow_cap_ncr)
         return Standing.CAPPED if capped else Standing.SLOW
     used_percent = 100 - 100 * free_ncr // limit_ncr if limit_ncr > 0 else 0
     if used_percent >= GLIDE_AT_PERCENT:
         return Standing.GLIDE
     return Standing.WARN if used_percent >= WARN_AT_PERCENT else Standing.FAST
+
+
+def standing_of(account: Account, terms: Terms, now_us: int) -> Standing:
+    """Tell how a tenant stands now, on the terms of its plan."""
+    return standing(account.free_ncr, account.limit_ncr, capped=terms.on_exhausted == "block" or day_is_spent(account, terms, now_us))
+
+
+def day_is_spent(account: Account, terms: Terms, now_us: int) -> bool:
+    """Tell whether the slow lane's daily cap is reached."""
+    cap_ncr = terms.slow_daily_cap_ncr
+    return terms.on_exhausted == "slow" and cap_ncr is not None and account.spent_today_ncr(now_us) >= cap_ncr
+
+
+def lane_of(now: Standing, terms: Terms) -> Lane:
+    """Tell which lane a standing buys; a plan with overage pays for the fast one."""
+    return Lane.SLOW if now in (Standing.SLOW, Standing.CAPPED) and terms.on_exhausted != "overage" else Lane.FAST

@@ -1,0 +1,70 @@
+"""GET /v1/credits: what the key's tenant has left, which lane that buys, and until when it will last."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from billing.credits.account import Account
+from billing.money import format_credits
+from billing.operations.usage import Balance, balance
+from billing.plans.terms import Terms
+from gateway.clock import format_instant
+from gateway.flow.admit import account_of, authenticate
+from gateway.lanes.standing import Standing, lane_of, standing_of
+from gateway.services import Services
+from gateway.wire.asgi import secret_of
+
+router = APIRouter(tags=["credits"])
+
+
+@router.get("/v1/credits")
+async def show(request: Request) -> dict[str, Any]:
+    """Show the balance: live, with running requests' holds, and by grant as the books have it."""
+    services: Services = request.app.state.services
+    principal = await authenticate(services, secret_of(request.headers.raw))
+    assert principal.terms is not None  # authenticate saw to it
+    now_us = services.clock.now_us()
+    account = await account_of(services, principal.tenant_id, principal.terms)
+    booked = await asyncio.to_thread(balance, services.database, principal.tenant_id, now_us)
+    return _written(account, booked, principal.terms, now_us)
+
+
+def _written(account: Account, booked: Balance, terms: Terms, now_us: int) -> dict[str, Any]:
+    now = standing_of(account, terms, now_us)
+    return {
+        "object": "credits",
+        "tenant": account.tenant_id,
+        "plan": terms.plan,
+        "on_exhausted": terms.on_exhausted,
+        "standing": now.value,
+        "lane": lane_of(now, terms).value if now is not Standing.CAPPED else None,
+        "limit": format_credits(account.limit_ncr),
+        "used": format_credits(account.used_ncr),
+        "remaining": format_credits(max(0, account.remaining_ncr)),
+        "held": format_credits(account.held_ncr),
+        "debt": format_credits(booked.debt_ncr),
+        "past_credits_today": format_credits(account.spent_today_ncr(now_us)),
+        "slow_daily_cap": None if terms.slow_daily_cap_ncr is None else format_credits(terms.slow_daily_cap_ncr),
+        "reset_at": None if account.reset_us is None else format_instant(account.reset_us),
+        "forecast": {"exhausted_at": _exhausted_at(account, booked, now_us)},
+        "grants": [
+            {
+                "id": grant.id,
+                "kind": grant.kind,
+                "amount": format_credits(grant.amount_ncr),
+                "remaining": format_credits(grant.remaining_ncr),
+                "expires_at": None if grant.expires_us is None else format_instant(grant.expires_us),
+            }
+            for grant in booked.grants
+        ],
+    }
+
+
+def _exhausted_at(account: Account, booked: Balance, now_us: int) -> str | None:
+    """When the credits end at this period's pace; None: not before the reset, or nothing to go by."""
+    start_us, used_ncr = booked.period_start_us, account.used_ncr
+    if start_us is None or used_ncr <= 0 or now_us <= start_us or account.remaining_ncr <= 0:
+        return None
+    at_us = now_us + account.remaining_ncr * (now_us - start_us) // used_ncr
+    return None if account.reset_us is not None and at_us >= account.reset_us else format_instant(at_us)
