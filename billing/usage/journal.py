@@ -106,7 +106,7 @@ class Journal:
             self._progress.pop(event.id, None)
         try:
             self._append(Settled(event))
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # a figure past 64 bits cannot be written either: the books will park it
             self.failures += 1
             log.error("journal: event %s of tenant %s is only in memory until it is booked: %s", event.id, event.tenant_id, error)
             return None
