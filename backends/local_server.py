@@ -48,6 +48,7 @@ def parameters(llama: Any, *, model: Path, alias: str, port: int, threads: int) 
     params.cpuparams_batch.n_threads = threads
     params.endpoint_metrics = True
     params.endpoint_slots = False
+    params.cors_origins = "http://127.0.0.1"  # not every page that a browser on this machine shows
     params.ui = False
     params.offline = True
     params.verbosity = 2

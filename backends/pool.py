@@ -146,7 +146,12 @@ class Pool:
                 raise refused or Saturated(f"backend {self.name}: no replica can take a request now")
             tried.append(replica.name)
             target = Target(
-                replica=replica, model=model, timeouts=self._timeouts if call.stream else self._whole, api_key=self._key, priority=priority, flex=flex
+                replica=replica,
+                model=model,
+                timeouts=self._timeouts if call.stream else self._whole,
+                api_key=self._key,
+                priority=priority if priority is not None and self._takes_priority(replica) else None,
+                flex=flex,
             )
             try:
                 exchange = self.provider.exchange(call, target)

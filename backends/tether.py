@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
@@ -25,22 +24,35 @@ def die_with_parent(signum: int) -> None:
 
 
 class Tether:
-    """One child, in a process group of its own."""
+    """One child, in a process group of its own. Signals drive it: it sleeps in `wait` and costs nothing meanwhile."""
 
     def __init__(self, command: list[str], *, grace_s: int, parent: int) -> None:
         self.grace_s = grace_s
         self.parent = parent
-        self.ending_at: float | None = None
-        signal.signal(signal.SIGTERM, self._end)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the gateway, which then ends us
-        die_with_parent(signal.SIGTERM)
+        self.ending = False
         # Safe here and not in the gateway: this process has no other thread that could hold a lock over the fork.
         self.child = subprocess.Popen(command, process_group=0, preexec_fn=lambda: die_with_parent(signal.SIGKILL))
+        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGALRM, self._tick)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the gateway, which then ends us
+        die_with_parent(signal.SIGTERM)
+        if sys.platform != "linux":
+            signal.setitimer(signal.ITIMER_REAL, POLL_S, POLL_S)
+        if os.getppid() != self.parent:  # it ended before the kernel was asked to tell
+            self._end(signal.SIGTERM, None)
 
     def _end(self, _signum: int, _frame: FrameType | None) -> None:
-        if self.ending_at is None:
-            self.ending_at = time.monotonic()
+        """Ask the group to end, and be called again when its grace is over."""
+        if not self.ending:
+            self.ending = True
             self._signal(signal.SIGTERM)
+            signal.setitimer(signal.ITIMER_REAL, max(self.grace_s, POLL_S))
+
+    def _tick(self, _signum: int, _frame: FrameType | None) -> None:
+        if self.ending:
+            self._signal(signal.SIGKILL)
+        elif os.getppid() != self.parent:
+            self._end(signal.SIGTERM, None)
 
     def _signal(self, signum: int) -> None:
         try:
@@ -49,17 +61,9 @@ class Tether:
             return  # the whole group has gone
 
     def run(self) -> int:
-        """Wait for the child, ending it when asked or when the parent has gone; return its exit status as a shell would."""
-        while True:
-            try:
-                code = self.child.wait(timeout=POLL_S)
-                break
-            except subprocess.TimeoutExpired:
-                pass
-            if self.ending_at is None and os.getppid() != self.parent:
-                self._end(signal.SIGTERM, None)
-            if self.ending_at is not None and time.monotonic() - self.ending_at > self.grace_s:
-                self._signal(signal.SIGKILL)
+        """Wait for the child; return its exit status as a shell would."""
+        code = self.child.wait()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         self._signal(signal.SIGKILL)  # workers that the child left behind
         return code if code >= 0 else 128 - code
 

@@ -63,7 +63,7 @@ class Asked(msgspec.Struct):
     model: str
     messages: list[Message] | None = None
     prompt: str | list[str] | None = None
-    input: str | list[str] | list[int] | list[list[int]] | None = None
+    input: str | list[str | int | list[int]] | None = None  # an item may be a text or a list of token ids; all ints: one list of them
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
@@ -122,13 +122,10 @@ def inputs(asked: Asked) -> list[tuple[bytes, int]]:
     given = asked.input
     if isinstance(given, str):
         return [(given.encode(), len(tokens(given)))]
-    if given and isinstance(given[0], int):
+    if given and all(isinstance(item, int) for item in given):
         return [(msgspec.json.encode(given), len(given))]
-    return [
-        (item.encode(), len(tokens(item))) if isinstance(item, str) else (msgspec.json.encode(item), len(item))
-        for item in given or []
-        if not isinstance(item, int)
-    ]
+    texts = ((item, len(tokens(item) if isinstance(item, str) else item)) for item in given or [] if not isinstance(item, int))
+    return [(item.encode() if isinstance(item, str) else msgspec.json.encode(item), count) for item, count in texts]
 
 
 def vector(data: bytes, dimensions: int) -> list[float]:

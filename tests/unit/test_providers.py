@@ -1,0 +1,164 @@
+"""What is sent to a server of OpenAI's dialect: the client's own bytes, and only the changes that must be."""
+
+import json
+
+import msgspec
+import pytest
+
+from backends.config import BackendConfig
+from backends.errors import BadAnswer, BadConfig
+from backends.openai.body import JOIN_MAX, stream_options
+from backends.openai.dialect import OpenAIDialect
+from backends.providers import build_provider, provider_names
+from backends.providers.local import LlamaServer
+from backends.providers.openai_compatible import OpenAICompatible
+from backends.providers.vllm import VLLM
+from backends.vendors import Vendor, vendor_named
+from tests.transport import body_of, call_of, target_at
+
+
+def test_only_the_model_differs_and_every_other_byte_and_their_order_stay() -> None:
+    body = b'{"messages":[ {"role":"user","content":"h\\u00e9 \\ud83d\\ude00"} ],"model":"public","temperature":0.70,"x_unknown":{"a" : null},"seed":null}'
+    sent = body_of(OpenAICompatible().exchange(call_of(body), target_at(model="up/1")))
+    assert sent == body.replace(b'"public"', b'"up/1"')
+
+
+def test_a_stream_is_made_to_report_usage_and_keeps_the_clients_other_options() -> None:
+    body = b'{"model":"m","stream":true,"stream_options":{"include_usage":false,"include_obfuscation":false},"messages":[]}'
+    sent = json.loads(body_of(OpenAICompatible().exchange(call_of(body, stream=True), target_at())))
+    assert sent["stream_options"] == {"include_usage": True, "include_obfuscation": False}
+    assert list(sent) == ["model", "stream", "stream_options", "messages"]
+
+
+def test_stream_options_are_added_when_the_client_sent_none_or_null() -> None:
+    for body in (b'{"model":"m","stream":true,"messages":[]}', b'{"model":"m","stream":true,"stream_options":null,"messages":[]}'):
+        sent = json.loads(body_of(OpenAICompatible().exchange(call_of(body, stream=True), target_at())))
+        assert sent["stream_options"] == {"include_usage": True}
+
+
+def test_stream_options_that_are_no_object_are_left_for_the_server_to_refuse() -> None:
+    assert bytes(stream_options(msgspec.Raw(b'"yes"'), include_usage=True)) == b'"yes"'
+
+
+def test_nothing_is_added_to_a_request_that_is_not_streamed() -> None:
+    assert (
+        body_of(OpenAICompatible().exchange(call_of(b'{"model":"m","input":"a"}', endpoint="embeddings"), target_at())) == b'{"model":"upstream","input":"a"}'
+    )
+
+
+def test_a_large_member_is_passed_on_as_a_slice_of_the_clients_bytes() -> None:
+    body = b'{"model":"m","messages":"' + b"x" * (JOIN_MAX * 4) + b'","n":1}'
+    parts = OpenAICompatible().exchange(call_of(body), target_at()).body
+    large = [part for part in parts if isinstance(part, memoryview)]
+    assert [part.nbytes for part in large] == [JOIN_MAX * 4 + 2]
+    assert isinstance(large[0].obj, msgspec.Raw | bytes)
+    assert b"".join(parts) == body.replace(b'"m"', b'"upstream"')
+
+
+def test_our_key_and_identifiers_are_sent_and_the_path_stands_under_the_base() -> None:
+    exchange = OpenAICompatible().exchange(
+        call_of(b'{"model":"m"}', traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01"), target_at("https://h.example/api/v3/", api_key="k")
+    )
+    headers = dict(exchange.headers)
+    assert exchange.path == "/api/v3/chat/completions"
+    assert (exchange.origin.scheme, exchange.origin.host, exchange.origin.port) == ("https", "h.example", 443)
+    assert headers["authorization"] == "Bearer k"
+    assert headers["x-request-id"] == "r-1"
+    assert headers["traceparent"].startswith("00-aaaa")
+    assert headers["user-agent"].startswith("weir/")
+    assert headers["accept"] == "application/json"
+
+
+def test_a_traceparent_that_is_none_is_not_passed_on() -> None:
+    exchange = OpenAICompatible().exchange(call_of(b'{"model":"m"}', traceparent="00-x\r\nevil: 1"), target_at())
+    assert "traceparent" not in dict(exchange.headers)
+
+
+@pytest.mark.parametrize(("auth", "name", "value"), [("api-key", "api-key", "k"), ("x-api-key", "x-api-key", "k"), ("bearer", "authorization", "Bearer k")])
+def test_the_key_goes_where_the_vendor_reads_it(auth: str, name: str, value: str) -> None:
+    vendor = Vendor.model_validate({"name": "v", "title": "v1", "base_url": None, "auth": auth})
+    assert dict(OpenAIDialect(vendor).exchange(call_of(b'{"model":"m"}'), target_at(api_key="k")).headers)[name] == value
+
+
+def test_a_vendor_gets_no_member_it_refuses_and_its_own_name_for_those_it_renames() -> None:
+    body = b'{"model":"m","max_completion_tokens":9,"user":"u","store":true,"top_p":0.5,"messages":[]}'
+    sent = json.loads(body_of(OpenAIDialect(vendor_named("mistral")).exchange(call_of(body), target_at())))
+    assert sent == {"model": "upstream", "max_tokens": 9, "top_p": 0.5, "messages": []}
+
+
+def test_a_strict_vendor_gets_only_what_it_knows() -> None:
+    body = b'{"model":"m","messages":[],"max_tokens":5,"max_completion_tokens":9,"logit_bias":{},"x":1,"stream":true}'
+    sent = json.loads(body_of(OpenAIDialect(vendor_named("sensenova")).exchange(call_of(body, stream=True), target_at())))
+    assert sent == {"model": "upstream", "messages": [], "max_tokens": 5, "stream": True, "stream_options": {"include_usage": True}}
+
+
+def test_flex_is_bought_where_it_is_sold_and_the_client_named_no_tier() -> None:
+    openai, plain = OpenAIDialect(vendor_named("openai")), OpenAIDialect()
+    assert json.loads(body_of(openai.exchange(call_of(b'{"model":"m"}'), target_at(flex=True)))) == {"model": "upstream", "service_tier": "flex"}
+    assert json.loads(body_of(openai.exchange(call_of(b'{"model":"m","service_tier":"auto"}'), target_at(flex=True))))["service_tier"] == "auto"
+    assert json.loads(body_of(plain.exchange(call_of(b'{"model":"m"}'), target_at(flex=True)))) == {"model": "upstream"}
+
+
+def test_streamlakes_400_for_a_rate_limit_is_a_429_and_its_other_400s_stay() -> None:
+    provider = OpenAIDialect(vendor_named("streamlake"))
+    assert provider.true_status(400, b'{"error":{"code":"RateLimitExceeded"}}') == 429
+    assert provider.true_status(400, b'{"error":{"message":"messages is required"}}') == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"base_resp":{"status_code":1002,"status_msg":"rate limit"}}', 429),
+        (b'{"base_resp":{"status_code":0,"status_msg":"success"}}', 200),
+        (b'{"base_resp":{"status_code":4711}}', 502),
+        (b'{"base_resp":null}', 200),
+        (b'{"base_resp": broken', 200),
+        (b'["base_resp"]', 200),
+    ],
+)
+def test_minimaxs_errors_inside_a_200_are_seen(body: bytes, status: int) -> None:
+    assert OpenAIDialect(vendor_named("minimax")).true_status(200, body) == status
+
+
+def test_vllm_is_asked_for_usage_in_every_chunk_and_given_a_priority_only_when_there_is_one() -> None:
+    body = b'{"model":"m","stream":true,"messages":[]}'
+    plain = json.loads(body_of(VLLM().exchange(call_of(body, stream=True), target_at())))
+    assert plain["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    assert "priority" not in plain
+    assert json.loads(body_of(VLLM().exchange(call_of(body, stream=True), target_at(priority=7))))["priority"] == 7
+
+
+def test_a_clients_own_priority_never_reaches_vllm() -> None:
+    body = b'{"model":"m","priority":-99,"messages":[]}'
+    assert json.loads(body_of(VLLM().exchange(call_of(body), target_at())))["priority"] == 0
+    assert json.loads(body_of(VLLM().exchange(call_of(body), target_at(priority=3))))["priority"] == 3
+
+
+def test_vllms_tokenizer_and_health_stand_beside_v1() -> None:
+    provider, target = VLLM(), target_at("http://h:1/prefix/v1")
+    counting = provider.count_exchange("héllo", target)
+    health = provider.health_exchange(target)
+    assert counting is not None
+    assert health is not None
+    assert (counting.path, health.path) == ("/prefix/tokenize", "/prefix/health")
+    assert json.loads(body_of(counting)) == {"model": "upstream", "prompt": "héllo", "add_special_tokens": False}
+    assert provider.count(b'{"count":2,"max_model_len":2048,"tokens":[1,2]}') == 2
+    assert LlamaServer().count(b'{"tokens":[28120,905]}') == 2
+
+
+@pytest.mark.parametrize("answer", [b"", b"<html>", b"{}", b'{"count":-1}', b'{"count":"2"}', b'{"count":2.5}'])
+def test_a_count_that_is_none_is_a_bad_answer(answer: bytes) -> None:
+    with pytest.raises(BadAnswer):
+        VLLM().count(answer)
+
+
+def test_llamas_500_for_an_input_that_is_too_long_is_a_400() -> None:
+    assert LlamaServer().true_status(500, b'{"error":{"message":"input (3001 tokens) is too large to process."}}') == 400
+    assert LlamaServer().true_status(500, b"{}") == 500
+
+
+def test_providers_are_found_by_their_files_and_an_unknown_one_is_refused_by_name() -> None:
+    assert {"openai_compatible", "vllm", "local", "echo"} <= set(provider_names())
+    assert isinstance(build_provider(BackendConfig(provider="vllm", urls=("http://a/v1",))), VLLM)
+    with pytest.raises(BadConfig, match=r"no provider `nope`; one of .*echo"):
+        build_provider(BackendConfig.model_validate({"provider": "nope", "urls": "http://a/v1"}))
