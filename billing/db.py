@@ -5,6 +5,8 @@ write begins IMMEDIATE, so that two writers queue instead of failing half-way, a
 it is an ordinary READ COMMITTED transaction. A database that cannot be reached, or stays locked, is `BooksUnavailable`.
 """
 
+import sqlite3
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,8 +93,9 @@ def _sqlite_engine(url: URL) -> Engine:
 
     def prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves; the driver's own choice would never be IMMEDIATE
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+        for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
+        _use_wal(connection)
 
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITE) else "BEGIN")
@@ -100,6 +103,19 @@ def _sqlite_engine(url: URL) -> Engine:
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", begin)
     return engine
+
+
+def _use_wal(connection: Any) -> None:
+    # A new file becomes WAL once. SQLite does not wait for its busy timeout there when several connections try at the same time.
+    until_s = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.005)
 
 
 def _alembic(connection: Connection) -> Config:
