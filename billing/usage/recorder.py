@@ -34,7 +34,7 @@ from billing.usage.replay import Remains, claim
 from billing.usage.writer import Standing, book
 
 T = TypeVar("T")
-Post = Callable[[Callable[[], None]], None]
+Post = Callable[[Callable[[], None]], object]
 Item = tuple[UsageEvent, Segment | None, bool]  # the last: settled by this process, so an account of this process waits for it
 
 BACKOFF_S = (0.1, 10.0)

@@ -1,0 +1,140 @@
+"""Accounts are loaded once, kept with their holds, and never overtaken by a batch that was booked meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from billing.credits.accounts import Accounts
+from billing.db import Database
+from billing.errors import NotFound
+from billing.grants import store as grants
+from billing.plans import store as plans
+from billing.plans.terms import PlanTerms
+from billing.usage.journal import Journal
+from billing.usage.recorder import Recorder
+from tests.books import HOUR_US, event, grant, seed
+from tests.clock import START_US, ManualClock
+
+
+class Rig:
+    def __init__(self, db: Database, folder: Path) -> None:
+        self.db = db
+        self.clock = ManualClock()
+        self.recorder = Recorder(db, Journal(folder, self.clock.now_us), self.clock.now_us, flush_ms=1)
+        self.accounts = Accounts(self.recorder, self.clock)
+        self.recorder.start(asyncio.get_running_loop().call_soon_threadsafe)
+
+    async def settled(self) -> None:
+        """Wait until everything settled is booked and heard of."""
+        while self.recorder.backlog:
+            await asyncio.wrap_future(self.recorder.run(lambda _session: None))
+        await asyncio.wrap_future(self.recorder.run(lambda _session: None))
+
+
+@pytest.fixture
+async def rig(db: Database, tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(db, tmp_path / "journal")
+    yield rig
+    rig.recorder.stop()
+
+
+async def test_an_account_is_loaded_once_for_all_who_ask_together(rig: Rig) -> None:
+    seed(rig.db, "acme", grant("g", 100))
+    assert rig.accounts.get("acme") is None
+    first, second = await asyncio.gather(rig.accounts.load("acme"), rig.accounts.load("acme"))
+    assert first is second is rig.accounts.get("acme")
+    assert (first.free_ncr, first.limit_ncr, first.reset_us) == (100, 100, None)
+
+
+async def test_a_tenant_that_does_not_exist_is_not_found(rig: Rig) -> None:
+    with pytest.raises(NotFound):
+        await rig.accounts.load("nobody")
+    assert len(rig.accounts) == 0
+
+
+async def test_the_months_allowance_is_written_by_whoever_looks_first(rig: Rig) -> None:
+    seed(rig.db, "acme")
+    with rig.db.write() as session:
+        plans.subscribe(session, "acme", plans.add_version(session, PlanTerms(plan="pro", allowance_ncr=500), START_US), START_US)
+    account = await rig.accounts.load("acme")
+    assert account.free_ncr == account.limit_ncr == 500
+    assert account.reset_us == account.valid_until_us
+    rig.clock.at_us = account.valid_until_us
+    assert rig.accounts.get("acme") is None
+    assert (await rig.accounts.load("acme")) is account
+    assert account.free_ncr == 500
+
+
+async def test_settled_use_is_booked_and_a_reload_keeps_holds(rig: Rig) -> None:
+    seed(rig.db, "acme", grant("g", 100))
+    account = await rig.accounts.load("acme")
+    account.hold(30)
+    account.hold(20)
+    account.settle(20, 15, full_cover=True)
+    rig.recorder.settled(event(1, 15))
+    with rig.db.write() as session:
+        grants.insert_grant(session, grant("g2", 1000))
+    rig.accounts.refresh("acme")
+    await rig.settled()
+    assert account.unflushed_ncr == 0
+    assert account.free_ncr == 1100 - 15 - 30
+    assert account.limit_ncr == 1100
+
+
+async def test_a_grant_that_begins_later_makes_the_account_stale_then(rig: Rig) -> None:
+    seed(rig.db, "acme", grant("g", 100), grant("later", 50, effective_us=START_US + HOUR_US))
+    account = await rig.accounts.load("acme")
+    assert (account.free_ncr, account.valid_until_us) == (100, START_US + HOUR_US)
+    rig.clock.at_us = START_US + HOUR_US
+    assert (await rig.accounts.load("acme")).free_ncr == 150
+
+
+async def test_use_past_the_credits_counts_from_the_tenants_midnight(rig: Rig) -> None:
+    seed(rig.db, "acme", timezone="Asia/Tokyo")
+    account = await rig.accounts.load("acme")
+    assert account.settle(0, 40, full_cover=False) == 0
+    rig.recorder.settled(event(1, 40, cover_ncr=0, lane="slow"))
+    await rig.settled()
+    assert account.spent_today_ncr(rig.clock.now_us()) == 40
+    rig.accounts.refresh("acme")
+    await rig.settled()
+    assert account.spent_today_ncr(rig.clock.now_us()) == 40
+    assert account.day_ends_us == START_US + 3 * HOUR_US  # 12:00 UTC is 21:00 in Tokyo
+    rig.clock.at_us = account.day_ends_us
+    assert account.spent_today_ncr(rig.clock.now_us()) == 0
+    assert rig.accounts.get("acme") is account
+    await rig.settled()
+    assert account.day_ends_us == START_US + 27 * HOUR_US
+
+
+async def test_only_idle_accounts_are_dropped(db: Database, tmp_path: Path) -> None:
+    rig = Rig(db, tmp_path / "journal")
+    rig.accounts = Accounts(rig.recorder, rig.clock, accounts_max=2)
+    for name in ("a", "b", "c"):
+        seed(db, name, grant(f"g-{name}", 10, tenant_id=name))
+    (await rig.accounts.load("a")).hold(5)
+    await rig.accounts.load("b")
+    await rig.accounts.load("c")
+    assert rig.accounts.get("a") is not None
+    assert rig.accounts.get("b") is None
+    assert len(rig.accounts) == 2
+    rig.recorder.stop()
+
+
+async def test_many_settlements_and_reloads_at_once_end_exactly(rig: Rig) -> None:
+    seed(rig.db, "acme", grant("g", 10**6))
+    account = await rig.accounts.load("acme")
+    for number in range(400):
+        assert account.hold(100)
+        account.settle(100, 10, full_cover=True)
+        rig.recorder.settled(event(number, 10))
+        if number % 7 == 0:
+            rig.accounts.refresh("acme")
+        if number % 13 == 0:
+            await asyncio.sleep(0)
+        assert account.free_ncr == 10**6 - 10 * (number + 1)
+    await rig.settled()
+    assert account.free_ncr == 10**6 - 4_000
+    assert not account.busy
