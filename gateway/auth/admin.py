@@ -30,13 +30,24 @@ class AdminParts(Protocol):
     """The long-lived parts that admin endpoints use; the process's `services` has them under these names."""
 
     @property
-    def database(self) -> Database: ...
+    def database(self) -> Database:
+        """The books."""
+        ...
+
     @property
-    def hasher(self) -> KeyHasher: ...
+    def hasher(self) -> KeyHasher:
+        """What digests keys."""
+        ...
+
     @property
-    def clock(self) -> Clock: ...
+    def clock(self) -> Clock:
+        """The time."""
+        ...
+
     @property
-    def changes(self) -> Waker: ...
+    def changes(self) -> Waker:
+        """What notices changes."""
+        ...
 
 
 class Desk:

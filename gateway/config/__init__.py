@@ -4,8 +4,8 @@ This package is the only reader of the environment. `settings.py` says what ther
 `load.py` puts the layers together and turns every mistake into one readable text, `secret.py` keeps the pepper of the keys.
 """
 
-from gateway.config.load import ConfigError, config_path, load_settings, unknown_names
+from gateway.config.load import ConfigError, child_environment, config_path, load_settings, unknown_names
 from gateway.config.secret import pepper
 from gateway.config.settings import Settings
 
-__all__ = ["ConfigError", "Settings", "config_path", "load_settings", "pepper", "unknown_names"]
+__all__ = ["ConfigError", "Settings", "child_environment", "config_path", "load_settings", "pepper", "unknown_names"]

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from gateway.config.settings import Settings
 from gateway.config.source import ConfigError, ConfigFile, Place, read_file
 
-__all__ = ["ConfigError", "config_path", "load_settings", "unknown_names"]
+__all__ = ["ConfigError", "child_environment", "config_path", "load_settings", "unknown_names"]
 
 PREFIX = "WEIR_"
 PATH_NAME = "WEIR_CONFIG"
@@ -66,6 +66,11 @@ def unknown_names() -> list[str]:
         if first not in Settings.model_fields:
             found.append(name + _meant(first, list(Settings.model_fields), lambda word: f"{PREFIX}{word.upper()}"))
     return found
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment for a program that we start: ours, without our own settings and the secrets among them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def _line(fault: dict[str, Any], file: ConfigFile, flags: dict[str, Any]) -> str:

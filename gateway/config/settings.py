@@ -4,23 +4,14 @@ Tenants, plans, rates and keys live in the database; `seed` creates those that a
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backends.config import BackendConfig, ModelConfig
 from backends.config import Name as BackendName
-
-
-def _text(value: object) -> object:
-    """Let an amount be written without quotes: the file's reader keeps a number's own digits, whole numbers are exact anyway."""
-    return str(value) if type(value) is int else value
-
-
-Amount = Annotated[str, BeforeValidator(_text)]
-PublicName = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+from gateway.config.forms import PlanForm, PublicName, RateForm, Slug, TenantForm
 
 
 class Section(BaseModel):
@@ -74,7 +65,6 @@ class BooksSettings(Section):
 class LimitsSettings(Section):
     """A limit on everything that a process keeps in memory."""
 
-    keys_cached_max: int = Field(100_000, ge=1, description="API keys kept in memory")
     tenants_cached_max: int = Field(100_000, ge=1, description="credit accounts kept in memory")
     changes_poll_ms: int = Field(250, ge=10, le=10_000, description="an admin's change made by another process is noticed within this")
 
@@ -86,54 +76,12 @@ class LogSettings(Section):
     format: Literal["text", "json"] = "text"
 
 
-class SeedPlan(Section):
-    """A plan to create if there is none of this id. Credits and money are decimal text."""
-
-    credits: Amount
-    name: str = ""
-    on_exhausted: Literal["slow", "overage", "block"] = "slow"
-    slow_daily_cap: Amount | None = None
-    weight: int = Field(1, ge=1)
-    fast_concurrency: int | None = Field(None, ge=1)
-    slow_concurrency: int = Field(1, ge=1)
-    requests_per_minute: int | None = Field(None, ge=1)
-    tokens_per_minute: int | None = Field(None, ge=1)
-    allowed_models: list[str] | None = None
-    monthly_fee: Amount = "0"
-    currency: str = "USD"
-    credit_price: Amount | None = None
-
-
-class SeedTenant(Section):
-    """A tenant to create if there is none of this id."""
-
-    plan: Slug
-    name: str = ""
-    currency: str = "USD"
-    timezone: str = "UTC"
-
-
-class SeedRate(Section):
-    """A rate to set if the model has none: credits per 1,000,000 tokens, as decimal text."""
-
-    input: Amount | None = None
-    output: Amount | None = None
-    cache_read: Amount | None = None
-    free: bool = False
-
-    @model_validator(mode="after")
-    def _priced(self) -> "SeedRate":
-        if not self.free and (self.input is None or self.output is None):
-            raise ValueError("a rate names `input` and `output`, or says `free: true`")
-        return self
-
-
 class SeedSettings(Section):
     """What to create at start where it is missing."""
 
-    plans: dict[Slug, SeedPlan] = {}
-    tenants: dict[Slug, SeedTenant] = {}
-    rates: dict[PublicName, SeedRate] = {}
+    plans: dict[Slug, PlanForm] = {}
+    tenants: dict[Slug, TenantForm] = {}
+    rates: dict[PublicName, RateForm] = {}
 
 
 class Settings(BaseSettings):

@@ -7,7 +7,7 @@ the event loop's thread only; what other threads count is read at scrape time th
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,7 +20,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Kept = TypeVar("Kept", bound=Collector)
 Labels = tuple[object, ...]
-Reading = float | Mapping[Labels, float]
+Reading = float | Mapping[Any, float]
 
 
 class Counts(Collector):

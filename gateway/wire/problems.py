@@ -1,12 +1,12 @@
 """What /admin and /finance answer when they refuse: `application/problem+json` (RFC 9457), with the wrong fields named.
 
-    Invalid, RateMissing, a body that does not validate   422  invalid; `errors` names each field
-    a body that is no JSON                                 400  malformed
-    NotFound                                               404  not_found
-    Conflict                                               409  conflict
-    BooksUnavailable                                       503  books_unavailable, Retry-After
-    a Refusal of the gateway                               its own status and code
-    anything else                                          500  internal; the log has it
+Invalid, RateMissing, a body that does not validate   422  invalid; `errors` names each field
+a body that is no JSON                                 400  malformed
+NotFound                                               404  not_found
+Conflict                                               409  conflict
+BooksUnavailable                                       503  books_unavailable, Retry-After
+a Refusal of the gateway                               its own status and code
+anything else                                          500  internal; the log has it
 """
 
 import logging
@@ -74,7 +74,8 @@ def problem_of(error: Exception) -> Response:
 
 def _billing(error: BillingError) -> Response:
     if isinstance(error, Invalid):
-        return problem(422, "invalid", str(error), [FieldProblem(field=error.field, message=str(error))])
+        field = error.field.removesuffix("_us") + "_at" if error.field.endswith("_us") else error.field  # instants are ISO 8601 on the wire
+        return problem(422, "invalid", str(error), [FieldProblem(field=field, message=str(error))])
     if isinstance(error, NotFound):
         return problem(404, "not_found", str(error))
     if isinstance(error, Conflict):
@@ -107,7 +108,7 @@ class ProblemRoute(APIRoute):
         async def handle(request: Request) -> Response:
             try:
                 return await inner(Request(request.scope, _bounded(request)))
-            except Exception as error:  # the outermost frame of an endpoint: whatever was raised becomes an answer, and a log entry
+            except Exception as error:  # noqa: BLE001 - the outermost frame of an endpoint: whatever was raised becomes an answer, and a log entry
                 return problem_of(error)
 
         return handle

@@ -122,7 +122,15 @@ def test_a_rate_keeps_its_digits(tmp_path: Path) -> None:
     assert (rate.input, rate.output) == ("0.10", "3")
 
 
-@pytest.mark.parametrize("text, part", [("a: [", ":1: is not valid YAML"), ("- 1\n", ":1: must hold settings"), ("server: {}\nserver: {}\n", ":2: `server` is there twice"), ("a: \x00", "is not valid YAML")])
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        ("a: [", ":1: is not valid YAML"),
+        ("- 1\n", ":1: must hold settings"),
+        ("server: {}\nserver: {}\n", ":2: `server` is there twice"),
+        ("a: \x00", "is not valid YAML"),
+    ],
+)
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, part: str) -> None:
     assert part in refusal(write(tmp_path, text))
 

@@ -1,0 +1,95 @@
+"""/admin/grants: credits given beside the plan's monthly allowance, each with its own life."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import Query
+from pydantic import AwareDatetime, BaseModel, Field
+
+from billing.grants.grant import Grant
+from billing.money import format_credits, parse_credits
+from billing.operations import grants
+from gateway.auth.admin import AdminDesk
+from gateway.config.forms import Form, PositiveCredits, Slug
+from gateway.wire.instants import from_us, to_us
+from gateway.wire.problems import problem_router
+
+router = problem_router("/grants")
+
+
+class GrantNew(Form):
+    """Credits to give. Name an `id` where the call may be made twice: the second is a conflict, and gives nothing."""
+
+    tenant_id: Slug
+    credits: PositiveCredits
+    kind: Literal["topup", "promotion", "adjustment"] = "topup"
+    id: str | None = Field(None, min_length=1, max_length=100)
+    priority: int | None = Field(None, ge=-1000, le=1000, description="lower burns first; absent: by kind")
+    effective_at: AwareDatetime | None = None
+    expires_at: AwareDatetime | None = None
+    note: str = Field("", max_length=500)
+
+
+class GrantOut(BaseModel):
+    """A grant, and what is left of it. Amounts in credits, decimal text."""
+
+    id: str
+    tenant_id: str
+    kind: str
+    credits: str
+    remaining: str
+    priority: int
+    effective_at: datetime
+    expires_at: datetime | None
+    voided_at: datetime | None
+    note: str
+
+
+@router.post("", status_code=201)
+def create(body: GrantNew, desk: AdminDesk) -> GrantOut:
+    """Give a tenant credits."""
+    made = grants.add_grant(
+        desk.database,
+        tenant_id=body.tenant_id,
+        amount_ncr=parse_credits(body.credits),
+        kind=body.kind,
+        id=body.id,
+        priority=body.priority,
+        effective_us=None if body.effective_at is None else to_us(body.effective_at),
+        expires_us=None if body.expires_at is None else to_us(body.expires_at),
+        note=body.note,
+        now_us=desk.now_us(),
+    )
+    desk.changed()
+    return _out(made)
+
+
+@router.get("")
+def index(desk: AdminDesk, tenant_id: str | None = None, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[GrantOut]:
+    """List grants in the order they are used up, void and expired ones too. The next page begins `after` the last id."""
+    found = grants.list_grants(desk.database, tenant_id)
+    start = next((index + 1 for index, grant in enumerate(found) if grant.id == after), 0)
+    return [_out(grant) for grant in found[start : start + limit]]
+
+
+@router.delete("/{grant_id}")
+def void(grant_id: str, desk: AdminDesk) -> GrantOut:
+    """Take back what is left of a grant; what was used stays used."""
+    voided = grants.void_grant(desk.database, grant_id, desk.now_us())
+    desk.changed()
+    return _out(voided)
+
+
+def _out(grant: Grant) -> GrantOut:
+    return GrantOut(
+        id=grant.id,
+        tenant_id=grant.tenant_id,
+        kind=grant.kind,
+        credits=format_credits(grant.amount_ncr),
+        remaining=format_credits(grant.remaining_ncr),
+        priority=grant.priority,
+        effective_at=from_us(grant.effective_us),
+        expires_at=None if grant.expires_us is None else from_us(grant.expires_us),
+        voided_at=None if grant.voided_us is None else from_us(grant.voided_us),
+        note=grant.note,
+    )

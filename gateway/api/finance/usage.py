@@ -1,0 +1,21 @@
+"""/finance/usage: a month's use as a file, by tenant, day and model; its sum is the events' to the last nano-credit."""
+
+from typing import Literal
+
+from fastapi import Response
+
+from billing.operations import usage
+from gateway.auth.admin import AdminDesk
+from gateway.wire.problems import problem_router
+
+router = problem_router("/usage")
+
+MEDIA_TYPES = {"csv": "text/csv; charset=utf-8; header=present", "json": "application/json"}
+
+
+@router.get("", response_class=Response, responses={200: {"description": "The file", "content": {"text/csv": {}, "application/json": {}}}})
+def export(month: str, desk: AdminDesk, format: Literal["csv", "json"] = "csv", tenant_id: str | None = None) -> Response:
+    """Download a month's use (2026-11), of one tenant or of all."""
+    data = usage.export_usage(desk.database, month, format=format, tenant_id=tenant_id)
+    headers = {"content-disposition": f'attachment; filename="usage-{month}.{format}"', "cache-control": "no-store"}
+    return Response(data, media_type=MEDIA_TYPES[format], headers=headers)

@@ -1,0 +1,50 @@
+"""Opens the books for a command: the configuration, the migrated database, the keys' hasher and the clock.
+
+The CLI works on the database directly, whether a gateway is running or not; a running one notices through the change feed.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from billing.db import Database
+from billing.tenants.keys import KeyHasher
+from gateway.clock import Clock, SystemClock
+from gateway.config import Settings, config_path, load_settings, pepper
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="weir.yaml; default: $WEIR_CONFIG, else ./weir.yaml if there is one", show_default=False)
+]
+
+
+class Books:
+    """What a command works with."""
+
+    def __init__(self, settings: Settings, database: Database, clock: Clock) -> None:
+        self.settings = settings
+        self.database = database
+        self.clock = clock
+
+    @property
+    def now_us(self) -> int:
+        """The instant, in UTC epoch microseconds."""
+        return self.clock.now_us()
+
+    def hasher(self) -> KeyHasher:
+        """Return what digests keys. Raises `ConfigError` when there is no secret to do it with."""
+        return KeyHasher(pepper(self.settings))
+
+
+@contextmanager
+def open_books(config: Path | None) -> Generator[Books]:
+    """Open the books that the configuration names, migrated. Raises `ConfigError`, `BooksUnavailable`."""
+    settings = load_settings(config_path(config))
+    database = Database(settings.database_url)
+    try:
+        database.migrate()
+        yield Books(settings, database, SystemClock())
+    finally:
+        database.close()

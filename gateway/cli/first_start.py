@@ -1,0 +1,76 @@
+"""What a start sets up in the books: seeds that are missing, and at the very first one the keys, shown once with lines to paste."""
+
+from collections.abc import Mapping
+
+from billing.db import Database
+from billing.operations import keys, plans, rates, tenants
+from billing.tenants.keys import KeyHasher
+from gateway.config.settings import SeedSettings
+
+
+def plant(database: Database, seed: SeedSettings, now_us: int) -> None:
+    """Create the plans, tenants and rates that are missing; change none that is there. Raises what the books refuse."""
+    have_plans = {version.terms.plan for version in plans.list_plans(database)}
+    for plan, form in seed.plans.items():
+        if plan not in have_plans:
+            plans.set_plan(database, form.terms(plan), now_us)
+    have_tenants = {tenant.id for tenant in tenants.list_tenants(database)}
+    for tenant, wanted in seed.tenants.items():
+        if tenant not in have_tenants:
+            tenants.create_tenant(database, id=tenant, name=wanted.name, plan=wanted.plan, currency=wanted.currency, timezone=wanted.timezone, now_us=now_us)
+    have_rates = {rate.model for rate in rates.list_rates(database)}
+    for model, rate in seed.rates.items():
+        if model not in have_rates:
+            rates.set_rate(database, model=model, prices=rate.prices(), free=rate.free, now_us=now_us)
+
+
+def first_keys(database: Database, hasher: KeyHasher, tenant: str | None, now_us: int) -> dict[str, str]:
+    """Issue the first admin key, and the first key of `tenant`, where none of that kind was ever issued; return their secrets by kind."""
+    issued: dict[str, str] = {}
+    have = keys.list_keys(database)
+    if not any(key.kind == "admin" for key in have):
+        issued["admin"] = keys.issue_key(database, hasher, kind="admin", name="first start", now_us=now_us).secret
+    if tenant is not None and not any(key.kind == "tenant" for key in have) and any(found.id == tenant for found in tenants.list_tenants(database)):
+        issued["tenant"] = keys.issue_key(database, hasher, tenant_id=tenant, name="first start", now_us=now_us).secret
+    return issued
+
+
+def unrated(database: Database, models: Mapping[str, object]) -> list[str]:
+    """List the models that have no rate, whose requests are therefore refused."""
+    rated = {rate.model for rate in rates.list_rates(database)}
+    return sorted(set(models) - rated)
+
+
+def banner(url: str, model: str | None, secrets: Mapping[str, str]) -> str:
+    """Write what a person at the terminal needs: where it listens, the keys that were just issued, and lines to paste."""
+    lines = [f"Weir listens at {url}  (docs: {url}/docs)"]
+    if "admin" in secrets:
+        lines += ["", f"Admin key, shown this once:   {secrets['admin']}"]
+    if "tenant" in secrets:
+        lines += [f"Tenant key, shown this once:  {secrets['tenant']}"]
+    if not secrets:
+        lines += ["Keys were issued at an earlier start. A new one: weir key issue TENANT --name NAME, or weir key issue --admin"]
+    if "tenant" in secrets and model is not None:
+        lines += ["", "Try it:", "", _curl(url, model, secrets["tenant"]), "", "or in Python (pip install openai):", "", _python(url, model, secrets["tenant"])]
+    elif "tenant" not in secrets and secrets:
+        lines += ["", "Next: weir tenant create ID --plan PLAN, then: weir key issue ID --name NAME"]
+    return "\n".join(lines)
+
+
+def _curl(url: str, model: str, secret: str) -> str:
+    body = f'{{"model": "{model}", "max_tokens": 60, "messages": [{{"role": "user", "content": "Why is the sky blue?"}}]}}'
+    key = f"-H 'Authorization: Bearer {secret}'"
+    return f"curl -s {url}/v1/chat/completions {key} -H 'Content-Type: application/json' -d '{body}'\ncurl -s {url}/v1/credits {key}"
+
+
+def _python(url: str, model: str, secret: str) -> str:
+    return "\n".join(
+        (
+            "from openai import OpenAI",
+            f'client = OpenAI(base_url="{url}/v1", api_key="{secret}")',
+            'question = [{"role": "user", "content": "Why is the sky blue?"}]',
+            f'answer = client.chat.completions.with_raw_response.create(model="{model}", max_tokens=60, messages=question)',
+            "print(answer.parse().choices[0].message.content)",
+            'print("cost:", answer.parse().usage.cost, "credits; left:", answer.headers["x-weir-credits-remaining"])',
+        )
+    )

@@ -1,0 +1,83 @@
+"""`weir grant`: credits given beside the plan's monthly allowance."""
+
+from typing import Annotated, Any
+
+import typer
+
+from billing.grants.grant import Grant
+from billing.money import format_credits, parse_credits
+from billing.operations import grants
+from gateway.cli.books import ConfigOption, open_books
+from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
+from gateway.wire.instants import parse
+from gateway.wire.instants import show as instant
+
+app = typer.Typer(no_args_is_help=True, help="Grants: credits beside the monthly allowance.")
+COLUMNS = ("id", "tenant", "kind", "credits", "remaining", "priority", "effective", "expires", "voided", "note")
+
+
+@app.command()
+def add(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
+    credits: Annotated[str, typer.Option("--credits")],
+    kind: Annotated[str, typer.Option("--kind", help="topup, promotion or adjustment")] = "topup",
+    expires: Annotated[str | None, typer.Option("--expires", help="2027-01-01 (midnight UTC), or an instant with its zone; left out: never")] = None,
+    effective: Annotated[str | None, typer.Option("--from", help="usable from then; left out: now")] = None,
+    priority: Annotated[int | None, typer.Option("--priority", help="lower burns first; left out: by kind")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="your own id: given twice, the second is refused")] = None,
+    note: Annotated[str, typer.Option("--note")] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Give a tenant credits."""
+    with open_books(config) as books:
+        made = grants.add_grant(
+            books.database,
+            tenant_id=tenant,
+            amount_ncr=parse_credits(credits),
+            kind=kind,
+            id=id,
+            priority=priority,
+            effective_us=None if effective is None else parse(effective, "from"),
+            expires_us=None if expires is None else parse(expires, "expires"),
+            note=note,
+            now_us=books.now_us,
+        )
+    typer.echo(
+        f"grant {made.id}: {format_credits(made.amount_ncr)} credits for {tenant}, {'until ' + instant(made.expires_us) if made.expires_us else 'without end'}"
+    )
+
+
+@app.command("list")
+def index(
+    tenant: Annotated[str | None, typer.Argument(metavar="TENANT", help="whose; left out: all")] = None,
+    form: FormatOption = Format.table,
+    config: ConfigOption = None,
+) -> None:
+    """List grants in the order they are used up; void and expired ones too."""
+    with open_books(config) as books:
+        found = grants.list_grants(books.database, tenant)
+    write_rows([_row(grant) for grant in found], form, COLUMNS, "no grants; a plan's allowance appears with the month's first use")
+
+
+@app.command()
+def void(grant: Annotated[str, typer.Argument(metavar="GRANT_ID")], yes: YesOption = False, config: ConfigOption = None) -> None:
+    """Take back what is left of a grant; what was used stays used."""
+    confirm(f"Take back what is left of grant `{grant}`?", yes)
+    with open_books(config) as books:
+        voided = grants.void_grant(books.database, grant, books.now_us)
+    typer.echo(f"grant {grant} is void; {format_credits(voided.remaining_ncr)} credits were left of it")
+
+
+def _row(grant: Grant) -> dict[str, Any]:
+    return {
+        "id": grant.id,
+        "tenant": grant.tenant_id,
+        "kind": grant.kind,
+        "credits": format_credits(grant.amount_ncr),
+        "remaining": format_credits(grant.remaining_ncr),
+        "priority": grant.priority,
+        "effective": instant(grant.effective_us),
+        "expires": instant(grant.expires_us) or None,
+        "voided": instant(grant.voided_us) or None,
+        "note": grant.note,
+    }

@@ -1,0 +1,90 @@
+"""`weir plan`: what a tenant is promised. Setting a plan again writes its next version."""
+
+from typing import Annotated, Any
+
+import typer
+
+from billing.operations import plans
+from billing.plans.terms import PlanVersion
+from gateway.cli.books import ConfigOption, open_books
+from gateway.cli.render import Format, FormatOption, write_one, write_rows
+from gateway.config.forms import PlanForm, plan_figures
+from gateway.wire.instants import show as instant
+
+app = typer.Typer(no_args_is_help=True, help="Plans: monthly credits, what follows them, limits and fee.")
+PlanArgument = Annotated[str, typer.Argument(metavar="PLAN")]
+COLUMNS = (
+    "id",
+    "version",
+    "credits",
+    "on_exhausted",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "allowed_models",
+    "monthly_fee",
+    "currency",
+    "credit_price",
+    "tenants",
+    "created",
+)
+
+
+@app.command("set")
+def put(
+    plan: PlanArgument,
+    credits: Annotated[str, typer.Option("--credits", help="granted every month")],
+    name: Annotated[str, typer.Option("--name")] = "",
+    on_exhausted: Annotated[str, typer.Option("--on-exhausted", help="past the credits: slow, overage (invoiced) or block")] = "slow",
+    slow_daily_cap: Annotated[str | None, typer.Option("--slow-daily-cap", help="credits' worth a day in the slow lane, at most")] = None,
+    weight: Annotated[int, typer.Option("--weight", help="share of a busy backend, against other tenants")] = 1,
+    fast_concurrency: Annotated[int | None, typer.Option("--fast-concurrency", help="requests at once, with credits")] = None,
+    slow_concurrency: Annotated[int, typer.Option("--slow-concurrency", help="requests at once, without")] = 2,
+    rpm: Annotated[int | None, typer.Option("--rpm", help="requests a minute")] = None,
+    tpm: Annotated[int | None, typer.Option("--tpm", help="tokens a minute")] = None,
+    models: Annotated[str | None, typer.Option("--models", help="a,b: these models only")] = None,
+    fee: Annotated[str, typer.Option("--fee", help="a month, in major units like 49.00")] = "0",
+    currency: Annotated[str, typer.Option("--currency")] = "USD",
+    credit_price: Annotated[str | None, typer.Option("--credit-price", help="of a credit past the allowance, in major units like 0.01")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write a plan, or its next version. Tenants keep the version they are on until: weir tenant plan TENANT PLAN."""
+    form = PlanForm(
+        credits=credits,
+        name=name,
+        on_exhausted=on_exhausted,
+        slow_daily_cap=slow_daily_cap,
+        weight=weight,
+        fast_concurrency=fast_concurrency,
+        slow_concurrency=slow_concurrency,
+        requests_per_minute=rpm,
+        tokens_per_minute=tpm,
+        allowed_models=None if models is None else [model.strip() for model in models.split(",") if model.strip()],
+        monthly_fee=fee,
+        currency=currency,
+        credit_price=credit_price,
+    )
+    with open_books(config) as books:
+        version = plans.set_plan(books.database, form.terms(plan), books.now_us)
+    typer.echo(f"plan {plan} version {version.version}: {form.credits} credits a month, then {form.on_exhausted}")
+
+
+@app.command("list")
+def index(every: Annotated[bool, typer.Option("--all", help="every version")] = False, form: FormatOption = Format.table, config: ConfigOption = None) -> None:
+    """List the newest version of every plan."""
+    with open_books(config) as books:
+        counts = plans.count_subscribers(books.database, books.now_us)
+        rows = [_row(version, counts) for version in plans.list_plans(books.database, all_versions=every)]
+    write_rows(rows, form, COLUMNS, "no plans; write one: weir plan set PLAN --credits 1000")
+
+
+@app.command()
+def show(plan: PlanArgument, config: ConfigOption = None) -> None:
+    """Show the newest version of a plan."""
+    with open_books(config) as books:
+        write_one(_row(plans.get_plan(books.database, plan), plans.count_subscribers(books.database, books.now_us)))
+
+
+def _row(version: PlanVersion, counts: dict[tuple[str, int], int]) -> dict[str, Any]:
+    plan = version.terms.plan
+    about = {"id": plan, "version": version.version, "tenants": counts.get((plan, version.version), 0), "created": instant(version.created_us)}
+    return plan_figures(version.terms) | about

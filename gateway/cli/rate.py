@@ -1,0 +1,121 @@
+"""`weir rate`: what a model's tokens cost, in credits per 1,000,000. A model without a rate is refused: a missing price is never zero."""
+
+from typing import Annotated, Any
+
+import typer
+
+from billing.errors import Conflict, Invalid
+from billing.operations import rates
+from billing.rating import Rate
+from gateway.cli.books import Books, ConfigOption, open_books
+from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
+from gateway.config.forms import RateForm, rate_figures
+from gateway.wire.instants import parse
+from gateway.wire.instants import show as instant
+
+app = typer.Typer(no_args_is_help=True, help="Rates: what a model's tokens cost in credits.")
+COLUMNS = ("model", "state", "input", "output", "cache_read", "free", "other", "effective", "id")
+PROPOSAL_COLUMNS = ("model", "source", "input", "output", "cache_read", "other", "notes")
+_SHOWN = ("input", "output", "cache_read")
+_Price = Annotated[str | None, typer.Option(help="credits per 1,000,000 tokens")]
+_Each = Annotated[str | None, typer.Option(help="credits each")]
+
+
+@app.command("set")
+def put(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="its public name")],
+    input: _Price = None,
+    output: _Price = None,
+    cache_read: _Price = None,
+    cache_write_5m: Annotated[str | None, typer.Option("--cache-write-5m", help="credits per 1,000,000 tokens")] = None,
+    cache_write_1h: Annotated[str | None, typer.Option("--cache-write-1h", help="credits per 1,000,000 tokens")] = None,
+    audio_in: _Price = None,
+    image_in: _Price = None,
+    audio_out: _Price = None,
+    reasoning: _Price = None,
+    images: _Each = None,
+    seconds: _Each = None,
+    requests: _Each = None,
+    searches: _Each = None,
+    free: Annotated[bool, typer.Option("--free", help="the model costs nothing, on purpose")] = False,
+    effective: Annotated[str | None, typer.Option("--from", help="2027-01-01 (midnight UTC), or an instant with its zone; left out: now")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Set a model's rate from now, or from a later instant, on."""
+    given = {name: value for name, value in locals().items() if name in RateForm.model_fields}
+    form = RateForm(**given)
+    with open_books(config) as books:
+        made = rates.set_rate(
+            books.database,
+            model=model,
+            prices=form.prices(),
+            free=free,
+            effective_us=None if effective is None else parse(effective, "from"),
+            now_us=books.now_us,
+        )
+        if model not in books.settings.models and books.settings.models:
+            typer.echo(f"note: no model `{model}` is configured yet", err=True)
+    typer.echo(
+        f"{model}: {'free' if made.free else ', '.join(f'{bucket} {price}' for bucket, price in rate_figures(form.prices()).items())}, from {instant(made.effective_us)}"
+    )
+
+
+@app.command("list")
+def index(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="left out: all")] = None,
+    every: Annotated[bool, typer.Option("--all", help="past rates too")] = False,
+    form: FormatOption = Format.table,
+    config: ConfigOption = None,
+) -> None:
+    """List the rates that apply now or will."""
+    with open_books(config) as books:
+        now_us, found = books.now_us, rates.list_rates(books.database, model)
+    current = {rate.model: rate.id for rate in found if rate.effective_us <= now_us}  # by (effective_us, id): the last one stays
+    rows = [_row(rate, "future" if rate.effective_us > now_us else "current" if current[rate.model] == rate.id else "past") for rate in found]
+    write_rows([row for row in rows if every or row["state"] != "past"], form, COLUMNS, "no rates; set one: weir rate set MODEL --input 0.5 --output 1.5")
+
+
+@app.command("import")
+def propose(
+    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="left out: the configured models that have no rate")] = None,
+    credits_per_usd: Annotated[str, typer.Option("--credits-per-usd", help="how many credits one USD of public price is")] = "",
+    yes: YesOption = False,
+    form: FormatOption = Format.table,
+    config: ConfigOption = None,
+) -> None:
+    """Propose rates from public prices (genai-prices, packaged, nothing is downloaded), and set them if you agree."""
+    if not credits_per_usd:
+        raise Invalid("credits_per_usd", "--credits-per-usd is missing: how many credits one USD of public price is, like 100")
+    with open_books(config) as books:
+        proposals = rates.propose(models or _unrated(books), credits_per_usd=credits_per_usd, now_us=books.now_us)
+        write_rows([_proposal_row(proposal) for proposal in proposals], form, PROPOSAL_COLUMNS, "every configured model has a rate")
+        priced = [proposal for proposal in proposals if proposal.prices]
+        if not priced:
+            if proposals:
+                raise Conflict("none of these models is in the public price list; set their rates by hand: weir rate set MODEL --input X --output Y")
+            return
+        confirm(f"Set {len(priced)} rate{'s' if len(priced) > 1 else ''}?", yes)
+        for proposal in priced:
+            rates.set_rate(books.database, model=proposal.model, prices=proposal.prices, now_us=books.now_us)
+    typer.echo(f"set {len(priced)}", err=True)
+
+
+def _unrated(books: Books) -> list[str]:
+    rated = {rate.model for rate in rates.list_rates(books.database)}
+    return [model for model in books.settings.models if model not in rated]
+
+
+def _row(rate: Rate, state: str) -> dict[str, Any]:
+    return {"id": rate.id, "model": rate.model, "state": state, "free": rate.free, "effective": instant(rate.effective_us)} | _prices(rate.prices)
+
+
+def _proposal_row(proposal: rates.Proposal) -> dict[str, Any]:
+    return {"model": proposal.model, "source": proposal.source, "notes": "; ".join(proposal.notes)} | _prices(proposal.prices)
+
+
+def _prices(prices: dict[str, int]) -> dict[str, Any]:
+    figures = rate_figures(prices)
+    inherited = {"requests": "0"} | {bucket: figures.get("input") for bucket in ("cache_write_5m", "cache_write_1h", "audio_in", "image_in")}
+    inherited["audio_out"] = figures.get("output")
+    other = [f"{bucket}={price}" for bucket, price in figures.items() if bucket not in _SHOWN and price != inherited.get(bucket)]
+    return {bucket: figures.get(bucket) for bucket in _SHOWN} | {"other": " ".join(other)}

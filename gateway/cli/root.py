@@ -1,0 +1,41 @@
+"""The tree of commands: which noun stands where."""
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from gateway.cli import backend, grant, invoice, key, ledger, plan, rate, tenant, usage
+from gateway.cli.check import check
+from gateway.cli.doctor import doctor
+from gateway.cli.init import init
+from gateway.cli.migrate import migrate
+from gateway.cli.serve import serve
+
+app = typer.Typer(
+    name="weir",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="An inference gateway that meters every token once and slows, never cuts, a tenant past its credits.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"weir {metadata.version('weir-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def weir(version: Annotated[bool, typer.Option("--version", help="show the version and end", callback=_version, is_eager=True)] = False) -> None:
+    """Hold what stands before every command."""
+
+
+app.command()(serve)
+app.command()(init)
+app.command()(check)
+app.command()(doctor)
+app.command()(migrate)
+for noun in (tenant, key, plan, grant, rate, usage, invoice, ledger, backend):
+    app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])

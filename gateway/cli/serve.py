@@ -1,0 +1,159 @@
+"""`weir serve`: everything up, one process, until SIGTERM; without a configuration it brings its own small model, a demo tenant and keys."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+import uvicorn
+import uvloop
+
+from backends.errors import BackendError
+from backends.supervisor import Child, Supervisor
+from backends.transport.direct import DirectTransport
+from billing.db import Database
+from billing.tenants.keys import KeyHasher
+from gateway.app import create_app
+from gateway.cli.books import ConfigOption
+from gateway.cli.children import DEMO, LOCAL_MODEL, embedded_child, vllm_server, with_child, with_demo
+from gateway.cli.first_start import banner, first_keys, plant, unrated
+from gateway.clock import Clock, SystemClock
+from gateway.config import ConfigError, Settings, config_path, load_settings, pepper, unknown_names
+from gateway.server import BACKLOG, build_server
+from gateway.services import open_services
+from gateway.telemetry.logs import configure_logging
+
+log = logging.getLogger("weir")
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What one `weir serve` runs: the settings, the server of ours to start first, and the tenant and model of the lines to paste."""
+
+    settings: Settings
+    child: Child | None = None
+    child_provider: str = ""
+    child_model: str = ""
+    demo: bool = False
+
+
+def serve(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]", help="passed on to `vllm serve`, after --")] = None,
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option("--host", help="address to listen at")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="port to listen at; 0: any free one")] = None,
+    vllm: Annotated[Path | None, typer.Option("--vllm", metavar="MODEL_DIR", help="start and supervise `vllm serve MODEL_DIR` as a backend")] = None,
+    vllm_bin: Annotated[str, typer.Option("--vllm-bin", help="the program to start for --vllm")] = "vllm",
+) -> None:
+    """Run the gateway. Without a configuration: a small model of its own, a demo tenant, and keys that are printed once."""
+    if arguments and vllm is None:
+        raise typer.BadParameter("arguments after -- belong to `vllm serve`: name the model with --vllm MODEL_DIR")
+    flags: dict[str, Any] = {"server": {key: value for key, value in (("host", host), ("port", port)) if value is not None}}
+    settings = load_settings(config_path(config), flags)
+    configure_logging(settings.log.level, settings.log.format)
+    for name in unknown_names():
+        log.warning("environment %s: sets nothing", name)
+    run = plan_run(settings, vllm, arguments or [], vllm_bin)
+    try:
+        with listen(settings.server.host, settings.server.port) as listener:
+            uvloop.run(_run(run, listener, SystemClock()))
+    except BackendError as error:
+        typer.echo(f"weir: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def plan_run(settings: Settings, vllm: Path | None, arguments: list[str], vllm_bin: str) -> Run:
+    """Decide which server of ours to start. Raises `Invalid` for a model or program that is not there."""
+    if vllm is not None:
+        child, model = vllm_server(vllm, arguments, vllm_bin)
+        demo = not settings.backends
+        return Run(settings=with_demo(settings, model) if demo else settings, child=child, child_provider="vllm", child_model=model, demo=demo)
+    if not settings.backends:
+        return Run(settings=with_demo(settings, LOCAL_MODEL), child=embedded_child(), child_provider="local", child_model=LOCAL_MODEL, demo=True)
+    return Run(settings=settings)
+
+
+@contextlib.contextmanager
+def listen(host: str, port: int) -> Any:
+    """Take the address before anything else is started. Raises `ConfigError` when it cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise ConfigError(f"cannot listen at {host} port {port}: {error.strerror or error}; choose another with --host and --port") from None
+        listener.setblocking(False)
+        yield listener
+    finally:
+        listener.close()
+
+
+async def _run(run: Run, listener: socket.socket, clock: Clock) -> None:
+    settings, hasher = run.settings, KeyHasher(pepper(run.settings))
+    database = Database(settings.database_url)
+    try:
+        await asyncio.to_thread(database.migrate)
+        await asyncio.to_thread(plant, database, settings.seed, clock.now_us())
+        async with _child(run) as settings, open_services(settings, clock) as services:
+            server = _Announcing(build_server(create_app(services), settings).config)
+            server.announce = lambda: _announce(run, settings, listener, database, hasher, clock.now_us())
+            await _serve(server, listener)
+    finally:
+        database.close()
+
+
+@asynccontextmanager
+async def _child(run: Run) -> AsyncGenerator[Settings]:
+    """Run the server of ours, if there is one, and yield the settings that know where it is. Raises `ChildFailed`."""
+    if run.child is None:
+        yield run.settings
+        return
+    transport = DirectTransport()
+    supervisor = Supervisor(run.child, transport)
+    try:
+        await supervisor.start()
+        yield with_child(run.settings, run.child.name, run.child_provider, supervisor.base_url, run.child_model)
+    finally:
+        await supervisor.stop()
+        await transport.aclose()
+
+
+def _announce(run: Run, settings: Settings, listener: socket.socket, database: Database, hasher: KeyHasher, now_us: int) -> None:
+    host, port = settings.server.host, listener.getsockname()[1]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
+    secrets = first_keys(database, hasher, DEMO if run.demo else None, now_us)
+    typer.echo(banner(f"http://{shown}:{port}", run.child_model or None, secrets))
+    for model in unrated(database, settings.models):
+        log.warning("model %s has no rate, so its requests are refused; set one: weir rate set %s --input CREDITS --output CREDITS", model, model)
+
+
+class _Announcing(uvicorn.Server):
+    """uvicorn's server, which says when it listens."""
+
+    announce: Any = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening, then say so."""
+        await super().startup(sockets)
+        if self.started:
+            await asyncio.to_thread(self.announce)
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT. uvicorn raises the signal again when it is done; by then the books must still be closed, so it meets a handler of ours."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        await server.serve([listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)  # a second signal ends the closing: what is not flushed is in the journal

@@ -1,0 +1,182 @@
+"""Plans and rates as people write them: amounts in decimal text, checked field by field, turned into the books' integers.
+
+The same forms stand behind `seed:` in weir.yaml, the admin API and the command line, so that all three accept and refuse alike.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from billing.errors import Invalid
+from billing.meter import BUCKETS
+from billing.money import format_credits, format_money, format_rate_per_million, parse_credits, parse_money, parse_price, parse_rate_per_million
+from billing.plans.terms import PlanTerms
+
+V = TypeVar("V")
+
+EACH = ("images", "seconds", "requests", "searches")  # priced by the piece; the other buckets by the million tokens
+SLUG = r"^[a-z0-9][a-z0-9-]{0,62}$"
+MODEL = r"^[!-~]{1,256}$"
+
+
+def _text(value: object) -> object:
+    """Let a whole number be written without quotes; one with a decimal point comes as text, or it has lost digits already."""
+    if isinstance(value, float):
+        raise ValueError('an amount is decimal text: write it in quotes, like "12.5"')
+    return str(value) if type(value) is int else value
+
+
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except Invalid as error:
+            raise ValueError(str(error).partition(": ")[2] or str(error)) from None
+        return text.strip()
+
+    return check
+
+
+def _not_negative(text: str) -> int:
+    if (ncr := parse_credits(text)) < 0:
+        raise Invalid("credits", f"credits: `{text}` is negative")
+    return ncr
+
+
+def _positive(text: str) -> int:
+    if (ncr := parse_credits(text)) <= 0:
+        raise Invalid("credits", f"credits: `{text}` is not more than 0")
+    return ncr
+
+
+Slug = Annotated[str, Field(pattern=SLUG, description="lower-case letters, digits and dashes")]
+PublicName = Annotated[str, Field(pattern=MODEL, description="a model's public name")]
+Text = Annotated[str, BeforeValidator(_text)]
+Credits = Annotated[Text, AfterValidator(_checked(_not_negative)), Field(examples=["1000"], description="credits, decimal text")]
+PositiveCredits = Annotated[Text, AfterValidator(_checked(_positive)), Field(examples=["500"], description="credits, decimal text")]
+PerMillion = Annotated[Text, AfterValidator(_checked(parse_rate_per_million)), Field(examples=["0.5"], description="credits per 1,000,000, decimal text")]
+Price = Annotated[Text, AfterValidator(_checked(parse_price)), Field(examples=["0.01"], description="major currency units, decimal text")]
+
+
+class Form(BaseModel):
+    """Frozen; an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PlanForm(Form):
+    """A plan's terms. `credits` are granted at the start of every month of the subscription, and end with it."""
+
+    credits: Credits
+    name: str = Field("", max_length=200)
+    on_exhausted: Literal["slow", "overage", "block"] = Field("slow", description="past the credits: served slowly, served and invoiced, or refused")
+    slow_daily_cap: Credits | None = Field(None, description="at most so many credits' worth a day in the slow lane")
+    weight: int = Field(1, ge=1, le=1000)
+    fast_concurrency: int | None = Field(None, ge=1)
+    slow_concurrency: int = Field(2, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    allowed_models: list[PublicName] | None = Field(None, description="absent: every model")
+    monthly_fee: Text = Field("0", description="major currency units, decimal text")
+    currency: str = "USD"
+    credit_price: Price | None = Field(None, description="a credit's price past the allowance, in major currency units")
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "PlanForm":
+        try:
+            fee_minor = parse_money(self.monthly_fee, self.currency, "monthly_fee")
+        except Invalid as error:
+            raise ValueError(str(error)) from None
+        if fee_minor < 0:
+            raise ValueError(f"monthly_fee: `{self.monthly_fee}` is negative")
+        if self.on_exhausted == "overage" and self.credit_price is None:
+            raise ValueError("credit_price is missing: on_exhausted `overage` invoices every credit past the allowance, at this price")
+        return self
+
+    def terms(self, plan: str) -> PlanTerms:
+        """Return the books' own form of these terms."""
+        return PlanTerms(
+            plan=plan,
+            name=self.name or plan,
+            allowance_ncr=parse_credits(self.credits),
+            on_exhausted=self.on_exhausted,
+            slow_daily_cap_ncr=None if self.slow_daily_cap is None else parse_credits(self.slow_daily_cap),
+            weight=self.weight,
+            fast_concurrency=self.fast_concurrency,
+            slow_concurrency=self.slow_concurrency,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            allowed_models=None if self.allowed_models is None else frozenset(self.allowed_models),
+            monthly_fee_minor=parse_money(self.monthly_fee, self.currency),
+            currency=self.currency,
+            credit_price=self.credit_price,
+        )
+
+
+def plan_figures(terms: PlanTerms) -> dict[str, Any]:
+    """Write terms back as `PlanForm` has them."""
+    return {
+        "credits": format_credits(terms.allowance_ncr),
+        "name": terms.name,
+        "on_exhausted": terms.on_exhausted,
+        "slow_daily_cap": None if terms.slow_daily_cap_ncr is None else format_credits(terms.slow_daily_cap_ncr),
+        "weight": terms.weight,
+        "fast_concurrency": terms.fast_concurrency,
+        "slow_concurrency": terms.slow_concurrency,
+        "requests_per_minute": terms.requests_per_minute,
+        "tokens_per_minute": terms.tokens_per_minute,
+        "allowed_models": None if terms.allowed_models is None else sorted(terms.allowed_models),
+        "monthly_fee": format_money(terms.monthly_fee_minor, terms.currency),
+        "currency": terms.currency,
+        "credit_price": terms.credit_price,
+    }
+
+
+class RateForm(Form):
+    """What a model costs: credits per 1,000,000 tokens of a kind, and credits each for what is counted by the piece.
+
+    A kind left out costs what it is a kind of: cached, written and audio input cost `input`, audio output costs `output`.
+    """
+
+    input: PerMillion | None = None
+    cache_read: PerMillion | None = None
+    cache_write_5m: PerMillion | None = None
+    cache_write_1h: PerMillion | None = None
+    audio_in: PerMillion | None = None
+    image_in: PerMillion | None = None
+    output: PerMillion | None = None
+    audio_out: PerMillion | None = None
+    reasoning: PerMillion | None = None
+    images: Credits | None = None
+    seconds: Credits | None = None
+    requests: Credits | None = None
+    searches: Credits | None = None
+    free: bool = Field(False, description="the model costs nothing, on purpose")
+
+    @model_validator(mode="after")
+    def _prices_something(self) -> "RateForm":
+        if self.free and self.prices():
+            raise ValueError("a free model has no prices; give prices or free, not both")
+        if not self.free and (self.input is None or self.output is None):
+            raise ValueError("a rate names `input` and `output` (0 where it costs nothing), or says that the model is free")
+        return self
+
+    def prices(self) -> dict[str, int]:
+        """Return ncr per unit for each bucket that has a price here."""
+        given = {bucket: text for bucket in BUCKETS if (text := getattr(self, bucket)) is not None}
+        return {bucket: parse_credits(text) if bucket in EACH else parse_rate_per_million(text) for bucket, text in given.items()}
+
+
+def rate_figures(prices: dict[str, int]) -> dict[str, str]:
+    """Write prices (ncr per unit) back as `RateForm` has them."""
+    return {bucket: format_credits(ncr) if bucket in EACH else format_rate_per_million(ncr) for bucket, ncr in prices.items()}
+
+
+class TenantForm(Form):
+    """A tenant to be: its plan, and how it is invoiced."""
+
+    plan: Slug
+    name: str = Field("", max_length=200)
+    currency: str = "USD"
+    timezone: str = Field("UTC", description="whose calendar its days and months follow, like Europe/Berlin")
