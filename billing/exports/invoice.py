@@ -10,12 +10,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from billing.meter import BUCKETS
 from billing.money import format_credits, format_money, round_money
-from billing.usage.daily import DailyUsage
+from billing.usage.daily import UNIT_COLUMNS, DailyUsage, unit_columns
 
 COLUMNS = (
-    "tenant", "tenant_name", "month", "line", "description", "day", "model", "requests", *BUCKETS,
+    "tenant", "tenant_name", "month", "line", "description", "day", "model", "requests", *UNIT_COLUMNS.values(),
     "credits", "covered_credits", "debt_credits", "excess_credits", "overage_credits", "currency", "amount",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -74,7 +73,7 @@ def _usage(line: DailyUsage) -> dict[str, str | int]:
         "day": line.day,
         "model": line.model,
         "requests": line.requests,
-        **line.units,
+        **unit_columns(line),
         "credits": format_credits(line.charge_ncr),
         "covered_credits": format_credits(line.covered_ncr),
         "debt_credits": format_credits(line.debt_ncr),

@@ -9,12 +9,11 @@ import io
 import json
 from collections.abc import Iterable
 
-from billing.meter import BUCKETS
 from billing.money import format_credits, format_exact
-from billing.usage.daily import DailyUsage
+from billing.usage.daily import UNIT_COLUMNS, DailyUsage, unit_columns
 
 CREDITS = ("credits", "covered_credits", "debt_credits", "excess_credits", "overage_credits")
-COLUMNS = ("tenant", "day", "model", "requests", "unreported_requests", *BUCKETS, *CREDITS, "currency", "overage_amount")
+COLUMNS = ("tenant", "day", "model", "requests", "unreported_requests", *UNIT_COLUMNS.values(), *CREDITS, "currency", "overage_amount")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -51,7 +50,7 @@ def _row(line: DailyUsage) -> dict[str, str | int]:
         "model": line.model,
         "requests": line.requests,
         "unreported_requests": line.unreported,
-        **line.units,
+        **unit_columns(line),
         **{name: format_credits(ncr) for name, ncr in zip(CREDITS, amounts, strict=True)},
         "currency": line.currency,
         "overage_amount": format_exact(line.overage_exact),

@@ -8,9 +8,13 @@ from decimal import Decimal
 
 import msgspec
 
-from billing.meter import BUCKETS
+from billing.meter import BUCKETS, COUNTING_BUCKETS
 from billing.money import add_exact
 from billing.usage.event import UsageEvent, excess_ncr, overage_ncr
+
+
+# Columns named by what they count; the bucket `requests` counts what is priced per request, and is not the number of requests.
+UNIT_COLUMNS = {bucket: bucket if bucket in COUNTING_BUCKETS else f"{bucket}_tokens" for bucket in BUCKETS} | {"requests": "request_units"}
 
 
 class DailyUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +37,11 @@ class DailyUsage(msgspec.Struct, frozen=True, kw_only=True):
     overage_ncr: int
     currency: str
     overage_exact: Decimal
+
+
+def unit_columns(line: DailyUsage) -> dict[str, str | int]:
+    """Return a line's units under the names that exports give them."""
+    return {UNIT_COLUMNS[bucket]: count for bucket, count in line.units.items()}
 
 
 class _Sum:

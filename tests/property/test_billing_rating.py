@@ -58,7 +58,9 @@ def test_a_free_model_costs_nothing_whatever_is_used(meter: Meter) -> None:
 
 @given(meters())
 def test_input_is_the_sum_of_what_went_in(meter: Meter) -> None:
-    assert input_total(meter) == sum(getattr(meter, bucket) or 0 for bucket in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_in", "image_in"))
+    assert input_total(meter) == sum(
+        getattr(meter, bucket) or 0 for bucket in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_in", "image_in")
+    )
 
 
 @given(meters(), st.sampled_from(BUCKETS))

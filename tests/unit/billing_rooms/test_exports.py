@@ -1,0 +1,142 @@
+"""What finance takes away equals the events to the last nano-credit, is the same each time, and is safe to open in a spreadsheet."""
+
+import csv
+import io
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from billing.db import Database
+from billing.errors import Invalid, NotFound
+from billing.grants.allowance import ensure_allowance
+from billing.grants.periods import month_span
+from billing.meter import Meter
+from billing.money import parse_credits
+from billing.operations import plans, tenants
+from billing.operations.usage import balance, export_invoices, export_usage, usage_rows
+from billing.plans.terms import PlanTerms
+from billing.usage.event import UsageEvent
+from billing.usage.writer import book
+
+CREDIT = 10**9
+HOUR = 3_600_000_000
+DAY = 24 * HOUR
+START, END = month_span("2026-11", "Europe/Berlin")
+
+
+@pytest.fixture
+def acme(db: Database) -> Database:
+    """A tenant in Berlin on an overage plan since 10 October, its months anchored there."""
+    terms = PlanTerms(plan="pro", allowance_ncr=10 * CREDIT, on_exhausted="overage", credit_price="0.0123", monthly_fee_minor=4900, currency="EUR")
+    plans.set_plan(db, terms, START)
+    tenants.create_tenant(db, id="acme", name="=Acme", plan="pro", currency="EUR", timezone="Europe/Berlin", now_us=START - 22 * DAY)
+    return db
+
+
+def use(db: Database, number: int, at_us: int, **more: Any) -> UsageEvent:
+    fields: dict[str, Any] = {
+        "id": f"event-{number:03}", "tenant_id": "acme", "key_id": "k", "model": "m", "backend": "b", "upstream_model": "u", "endpoint": "/v1/chat/completions",
+        "started_us": at_us, "ended_us": at_us + 1, "status": 200, "outcome": "complete", "lane": "fast", "source": "reported",
+        "meter": Meter(input=10, output=5), "charge_ncr": CREDIT, "cover_ncr": CREDIT,
+    }  # fmt: skip
+    event = UsageEvent(**(fields | more))
+    with db.write() as session:
+        ensure_allowance(session, "acme", at_us)
+        book(session, [event], at_us)
+    return event
+
+
+def rows(file: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(file.decode(), newline="")))
+
+
+def test_a_month_without_use_is_a_header_alone(acme: Database) -> None:
+    assert export_usage(acme, "2026-11").count(b"\r\n") == 1
+    assert json.loads(export_usage(acme, "2026-11", format="json"))["lines"] == []
+
+
+def test_the_lines_sum_to_the_events_to_the_last_nano_credit(acme: Database) -> None:
+    events = [
+        use(acme, number, START + number * 7 * HOUR, charge_ncr=CREDIT // 3 + number, cover_ncr=(CREDIT // 3 + number) // 2, model=f"m{number % 3}")
+        for number in range(60)
+    ]
+    lines = rows(export_usage(acme, "2026-11"))
+    assert sum(parse_credits(line["credits"]) for line in lines) == sum(event.charge_ncr for event in events)
+    assert sum(parse_credits(line["overage_credits"]) for line in lines) == sum(event.charge_ncr - event.cover_ncr for event in events)
+    assert sum(int(line["input_tokens"]) for line in lines) == 600
+    assert sum(int(line["requests"]) for line in lines) == 60
+    for line in lines:
+        parts = [parse_credits(line[f"{part}_credits"]) for part in ("covered", "debt", "excess", "overage")]
+        assert sum(parts) == parse_credits(line["credits"])
+    exact = sum((Decimal(line["overage_amount"]) for line in lines), Decimal(0))
+    assert exact == Decimal(sum(event.charge_ncr - event.cover_ncr for event in events)) * Decimal("0.0123") / CREDIT
+    document = json.loads(export_usage(acme, "2026-11", format="json"))
+    assert parse_credits(document["totals"]["credits"]) == sum(event.charge_ncr for event in events)
+    assert [{key: str(value) for key, value in line.items()} for line in document["lines"]] == lines
+
+
+def test_month_and_day_are_the_tenants_own(acme: Database) -> None:
+    use(acme, 1, START - 1)
+    use(acme, 2, START)
+    use(acme, 3, END - 1)
+    use(acme, 4, END)
+    assert [(line.day, line.requests) for line in usage_rows(acme, "2026-11")] == [("2026-11-01", 1), ("2026-11-30", 1)]
+    assert [line.day for line in usage_rows(acme, "2026-10")] == ["2026-10-31"]
+
+
+def test_what_nobody_owes_costs_nothing_and_is_said(acme: Database) -> None:
+    use(acme, 1, START + HOUR, lane="slow", charge_ncr=3 * CREDIT, cover_ncr=CREDIT, source="estimated")
+    (line,) = usage_rows(acme, "2026-11")
+    assert (line.covered_ncr, line.excess_ncr, line.overage_ncr, line.overage_exact, line.unreported) == (CREDIT, 2 * CREDIT, 0, 0, 1)
+    assert balance(acme, "acme", START + DAY).excess_ncr == 2 * CREDIT
+
+
+def test_the_same_month_exported_twice_is_the_same_bytes(acme: Database) -> None:
+    for number in range(20):
+        use(acme, number, START + number * HOUR, model=f"m{number % 4}")
+    for take in (lambda: export_usage(acme, "2026-11"), lambda: export_usage(acme, "2026-11", format="json"), lambda: export_invoices(acme, "2026-11")):
+        assert take() == take()
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_disarmed(acme: Database) -> None:
+    use(acme, 1, START + HOUR, model='=HYPERLINK("http://x","y")')
+    assert rows(export_usage(acme, "2026-11"))[0]["model"] == '\'=HYPERLINK("http://x","y")'
+    assert {line["tenant_name"] for line in rows(export_invoices(acme, "2026-11"))} == {"'=Acme"}
+
+
+def test_an_invoice_has_the_fee_of_the_period_that_begins_in_the_month_and_rounds_each_line(acme: Database) -> None:
+    use(acme, 1, START + HOUR, charge_ncr=CREDIT, cover_ncr=0)
+    use(acme, 2, START + 2 * DAY, charge_ncr=CREDIT // 2, cover_ncr=0, model="n")
+    lines = rows(export_invoices(acme, "2026-11"))
+    assert [(line["line"], line["day"], line["model"], line["amount"], line["currency"]) for line in lines] == [
+        ("fee", "2026-11-10", "", "49.00", "EUR"),
+        ("usage", "2026-11-01", "m", "0.01", "EUR"),
+        ("usage", "2026-11-03", "n", "0.01", "EUR"),
+    ]
+    assert lines[0]["description"] == "plan pro version 1, 2026-11-10 until 2026-12-10"
+
+
+def test_a_change_of_plan_prices_each_event_by_the_plan_of_its_time_and_bills_both_fees(acme: Database) -> None:
+    plans.set_plan(acme, PlanTerms(plan="max", on_exhausted="overage", credit_price="1", monthly_fee_minor=9900, currency="EUR"), START)
+    moved_us = START + 15 * DAY + 12 * HOUR
+    use(acme, 1, moved_us - HOUR, charge_ncr=100 * CREDIT, cover_ncr=0)
+    tenants.change_plan(acme, tenant_id="acme", plan="max", now_us=moved_us)
+    use(acme, 2, moved_us, charge_ncr=100 * CREDIT, cover_ncr=0)
+    lines = rows(export_invoices(acme, "2026-11"))
+    assert [(line["line"], line["day"], line["amount"]) for line in lines] == [
+        ("fee", "2026-11-10", "49.00"),
+        ("fee", "2026-11-16", "99.00"),
+        ("usage", "2026-11-16", "101.23"),
+    ]
+    assert [line["line"] for line in rows(export_invoices(acme, "2026-12"))] == ["fee"]
+
+
+def test_what_cannot_be_exported_is_refused_in_words(acme: Database) -> None:
+    with pytest.raises(Invalid, match="2026-11"):
+        export_usage(acme, "november")
+    with pytest.raises(Invalid, match="csv or json"):
+        export_usage(acme, "2026-11", format="xlsx")
+    with pytest.raises(NotFound, match="no tenant"):
+        export_invoices(acme, "2026-11", tenant_id="b")
