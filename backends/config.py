@@ -51,7 +51,8 @@ class ReplicaConfig(Strict):
 class BackendConfig(Strict):
     """One backend: replicas that are the same to a client, and how to speak to them.
 
-    `slots` is how many requests it is given at once. `priority_scheduling` left out: asked of the server at start (vLLM only).
+    `slots` is how many requests it is given at once. `priority_scheduling` left out: sent
+    where the server is seen to take it (vLLM only; some versions take it and ignore it unless run with `--scheduling-policy priority`).
     """
 
     provider: Name = "openai_compatible"

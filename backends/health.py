@@ -26,11 +26,11 @@ log = logging.getLogger("weir.backends")
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What one replica said of itself. `schedules_by_priority` None: nobody knows."""
+    """What one replica said of itself. `takes_priority` None: nobody knows."""
 
     models: tuple[str, ...] = ()
     context_tokens: dict[str, int] = {}
-    schedules_by_priority: bool | None = None
+    takes_priority: bool | None = None
 
 
 def failed(replica: Replica, now_s: float) -> bool:
@@ -101,7 +101,7 @@ async def probe(transport: Transport, exchange: Exchange) -> str | None:
 
 
 async def learn(provider: Provider, target: Target, transport: Transport, *, priority: bool) -> Facts:
-    """Ask one of the operator's own servers for its models and their context (tokens) and, if `priority`, whether it schedules by priority.
+    """Ask one of the operator's own servers for its models and their context (tokens) and, if `priority`, whether it takes priorities.
 
     What it does not say stays unknown; nothing is raised.
     """
@@ -112,11 +112,11 @@ async def learn(provider: Provider, target: Target, transport: Transport, *, pri
         if listing is not None:
             models, context = _read_models(await ask(transport, listing))
         asked = provider.priority_exchange(msgspec.structs.replace(target, model=models[0])) if priority and models else None
-        schedules = _read_priority(await ask(transport, asked)) if asked is not None else None
+        takes = _read_priority(await ask(transport, asked)) if asked is not None else None
     except BackendError as error:
         log.info("%s did not say what it is: %s", target.replica.name, error)
-        schedules = None
-    return Facts(models=models, context_tokens=context, schedules_by_priority=schedules)
+        takes = None
+    return Facts(models=models, context_tokens=context, takes_priority=takes)
 
 
 def _read_models(answer: tuple[int, bytes]) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -51,7 +51,7 @@ def parameters(llama: Any, *, model: Path, alias: str, port: int, threads: int) 
     params.cors_origins = "http://127.0.0.1"  # not every page that a browser on this machine shows
     params.ui = False
     params.offline = True
-    params.verbosity = 2
+    params.verbosity = 1  # errors; a line per request is ours to write
     params.sampling.temp = TEMPERATURE
     params.embedding = True
     params.pooling_type = llama.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

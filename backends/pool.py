@@ -101,7 +101,7 @@ class Pool:
 
     @property
     def priority_scheduling(self) -> bool:
-        """Whether every replica that may be used now takes priorities."""
+        """Whether priorities are sent: every replica that may be used now takes them."""
         now_s = self._monotonic_s()
         return all(self._takes_priority(replica) for replica in self.replicas if health.usable(replica, now_s))
 
@@ -110,7 +110,7 @@ class Pool:
         if self.config.priority_scheduling is not None:
             return self.config.priority_scheduling
         facts = self._facts.get(replica.name)
-        return facts is not None and facts.schedules_by_priority is True
+        return facts is not None and facts.takes_priority is True
 
     def context_tokens(self, model: str) -> int | None:
         """Return the least context (tokens) that the replicas gave for a model; one that serves a single model means it under any name."""
@@ -226,7 +226,7 @@ class Pool:
         """Ask one of the operator's own servers what it is, unless it has said so."""
         known = self._facts.get(replica.name)
         asks_priority = self.config.priority_scheduling is None and self.provider.priority_exchange(target) is not None
-        if not self.provider.own_servers or (known is not None and known.models and not (asks_priority and known.schedules_by_priority is None)):
+        if not self.provider.own_servers or (known is not None and known.models and not (asks_priority and known.takes_priority is None)):
             return
         facts = await health.learn(self.provider, target, transport, priority=asks_priority)
         self._facts[replica.name] = facts

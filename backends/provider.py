@@ -99,5 +99,5 @@ class Provider(Protocol):
         ...
 
     def priority_exchange(self, target: Target) -> Exchange | None:
-        """Write a request (of one token) that is accepted only by a server that schedules by priority; None where the dialect has no priorities."""
+        """Write a request (of one token) that a server which takes no priorities refuses; None where the dialect has no priorities."""
         ...

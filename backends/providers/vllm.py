@@ -1,8 +1,8 @@
 """vLLM's own server: usage in every chunk, a priority for the engine, a tokenizer to ask, and a health path beside /v1.
 
-Observed on 0.32: `priority` other than 0 is a 400 unless the server runs `--scheduling-policy priority`; with
-`--enable-request-id-headers` the X-Request-Id that we send names the answer (`chatcmpl-<id>`); cut streams send no last usage, so
-`continuous_usage_stats` is what meters them.
+Observed on 0.32: without `--scheduling-policy priority` a `priority` is taken and ignored (other versions refuse it with a 400, and its
+API says so); with `--enable-request-id-headers` the X-Request-Id that we send names the answer (`chatcmpl-<id>`); cut streams send no
+last usage, so `continuous_usage_stats` is what meters them.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class VLLM(OpenAIDialect):
     forced_in_streams: Mapping[str, bool] = MappingProxyType({"include_usage": True, "continuous_usage_stats": True})
 
     def replaced(self, call: Call, target: Target) -> dict[str, msgspec.Raw | bytes]:
-        """Set the priority where the server schedules by it; where it does not, a client's own is made 0, which every server takes."""
+        """Set the priority where the server takes one; where it does not, a client's own is made 0, which every server takes."""
         changed = super().replaced(call, target)
         if call.endpoint != "embeddings" and target.priority is not None:
             changed["priority"] = msgspec.json.encode(target.priority)
@@ -46,7 +46,7 @@ class VLLM(OpenAIDialect):
         return self.get(beside_v1(target.replica.base_path, "health"), target)
 
     def priority_exchange(self, target: Target) -> Exchange | None:
-        """Complete one token behind everybody else: 200 where the server schedules by priority, 400 where it does not."""
+        """Complete one token behind everybody else: 200 where the server takes a priority, 400 where it does not."""
         body = {"model": target.model, "prompt": ".", "max_tokens": 1, "temperature": 0, "priority": 1_000_000}
         return self.post(f"{target.replica.base_path}/completions", body, target)
 

@@ -26,7 +26,7 @@ def vllm_pool(answers: dict[str, tuple[int, bytes] | Exception], clock: ManualCl
     return Pool("b", made, transport, monotonic_s=(clock or ManualClock()).monotonic_s), transport
 
 
-async def test_a_vllm_that_schedules_by_priority_is_found_out_with_one_token_behind_everybody() -> None:
+async def test_a_vllm_that_takes_priorities_is_found_out_with_one_token_behind_everybody() -> None:
     pool, transport = vllm_pool({"/health": (200, b""), "/v1/models": (200, MODELS), "/v1/completions": (200, COMPLETION)})
     assert not pool.priority_scheduling
     assert await pool.probe(pool.replicas[0], transport)
