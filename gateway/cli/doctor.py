@@ -30,6 +30,10 @@ class Fault(Exception):
     """Something is not well; the text says what is wrong and what to do."""
 
 
+class Absent(Fault):
+    """There is no database yet, which only the database's own examination calls a fault."""
+
+
 def doctor(config: ConfigOption = None) -> None:
     """Examine configuration, data directory, disk, secret, database, clock, backends and rates; exit code 1 if any is not well."""
     try:
@@ -45,6 +49,9 @@ def doctor(config: ConfigOption = None) -> None:
     for name, examine in _examinations(settings):
         try:
             _say("good", name, examine())
+        except Absent as absent:
+            if name == "database":
+                well = _say("wrong", name, str(absent))
         except (Fault, BillingError, ConfigError, BackendError) as error:
             well = _say("wrong", name, str(error))
     raise typer.Exit(0 if well else 1)
@@ -168,7 +175,7 @@ class _Opened:
         url = settings.database_url
         path = url.removeprefix("sqlite:///")
         if settings.embedded and not os.path.exists(path.partition("?")[0]):
-            raise Fault(f"{path} is not there yet; run: weir migrate (or start: weir serve)")
+            raise Absent(f"{path} is not there yet; run: weir migrate (or start: weir serve)")
         self.database = Database(url)
 
     def __enter__(self) -> Database:

@@ -55,9 +55,8 @@ def put(
         )
         if model not in books.settings.models and books.settings.models:
             typer.echo(f"note: no model `{model}` is configured yet", err=True)
-    typer.echo(
-        f"{model}: {'free' if made.free else ', '.join(f'{bucket} {price}' for bucket, price in rate_figures(form.prices()).items())}, from {instant(made.effective_us)}"
-    )
+    figures = ", ".join(f"{bucket} {price}" for bucket, price in rate_figures(form.prices()).items())
+    typer.echo(f"{model}: {figures or 'free'}, from {instant(made.effective_us)}")
 
 
 @app.command("list")

@@ -107,7 +107,9 @@ class ProblemRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             try:
-                return await inner(Request(request.scope, _bounded(request)))
+                response = await inner(Request(request.scope, _bounded(request)))
+                response.headers.setdefault("cache-control", "no-store")  # balances, keys and invoices are no proxy's to keep
+                return response
             except Exception as error:  # noqa: BLE001 - the outermost frame of an endpoint: whatever was raised becomes an answer, and a log entry
                 return problem_of(error)
 
