@@ -45,7 +45,7 @@ def list_tenants(db: Database) -> list[Tenant]:
         return store.all_tenants(session)
 
 
-def set_state(db: Database, *, tenant_id: str, state: str, now_us: int) -> Tenant:
+def set_state(db: Database, tenant_id: str, state: str, now_us: int) -> Tenant:
     """Make a tenant `active` or `suspended`; a suspended one is refused until it is active again. Raises `Invalid`, `NotFound`."""
     if state not in STATES:
         raise Invalid("state", f"state: `{state}` is not one; write {' or '.join(STATES)}")
@@ -64,7 +64,7 @@ def current_subscription(db: Database, tenant_id: str, now_us: int) -> Subscript
         return plans.subscription_at(session, tenant_id, now_us)
 
 
-def change_plan(db: Database, *, tenant_id: str, plan: str, now_us: int) -> Subscription:
+def change_plan(db: Database, tenant_id: str, plan: str, now_us: int) -> Subscription:
     """Move a tenant to the newest version of a plan, now: what is left of the old allowance is voided, and a new month begins now.
 
     Other grants stay. Raises `NotFound` (tenant, plan), `Invalid` (a plan in another currency) and `Conflict` (it is on that version already).

@@ -12,7 +12,6 @@ from billing.meter import BUCKETS, COUNTING_BUCKETS
 from billing.money import add_exact
 from billing.usage.event import UsageEvent, excess_ncr, overage_ncr
 
-
 # Columns named by what they count; the bucket `requests` counts what is priced per request, and is not the number of requests.
 UNIT_COLUMNS = {bucket: bucket if bucket in COUNTING_BUCKETS else f"{bucket}_tokens" for bucket in BUCKETS} | {"requests": "request_units"}
 

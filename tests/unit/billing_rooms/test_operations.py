@@ -170,7 +170,8 @@ def test_taking_more_than_a_grant_holds_is_refused(acme: Database) -> None:
 
 def test_grants_burn_by_priority_then_expiry_then_promotion_then_age(acme: Database) -> None:
     def give(id: str, **more: Any) -> None:
-        grants.add_grant(acme, tenant_id="acme", amount_ncr=1, id=id, now_us=NOW, **({"kind": "topup", "priority": 40} | more))
+        wanted: dict[str, Any] = {"kind": "topup", "priority": 40} | more
+        grants.add_grant(acme, tenant_id="acme", amount_ncr=1, id=id, now_us=NOW, **wanted)
 
     give("f-later", effective_us=NOW + 1)
     give("e-paid")
