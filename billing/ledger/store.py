@@ -1,8 +1,9 @@
 """Queries over ledger transactions and their entries. Takes a session, never commits; nothing here updates or deletes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
-from sqlalchemy import func, insert
+from sqlalchemy import Table, func, insert
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
@@ -10,24 +11,31 @@ from billing.grants.grant import Grant
 from billing.ledger.postings import Posting, balanced, issue_entries
 from billing.ledger.table import LedgerEntryRow, LedgerTxRow
 
+_TX: Table = LedgerTxRow.metadata.tables["ledger_tx"]
+_ENTRY: Table = LedgerEntryRow.metadata.tables["ledger_entry"]
+_INSERT_ENTRIES = insert(_ENTRY)
+_INSERT_TX = {
+    "postgresql": postgresql.insert(_TX).on_conflict_do_nothing(index_elements=["idem_key"]).returning(_TX.c.id),
+    "sqlite": sqlite.insert(_TX).on_conflict_do_nothing(index_elements=["idem_key"]).returning(_TX.c.id),
+}
 
-def post(session: Session, postings: Sequence[Posting]) -> int:
+
+def post(session: Session, postings: Iterable[Posting]) -> int:
     """Write transactions whose `idem_key` is new; return how many were. Raises `ValueError` for one that does not sum to 0."""
-    wanted = {posting.idem_key: posting for posting in postings if balanced(posting.entries)}
-    if not wanted:
-        return 0
-    new = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    rows = [{"idem_key": p.idem_key, "kind": p.kind, "tenant_id": p.tenant_id, "at_us": p.at_us} for p in wanted.values()]
-    statement = new(LedgerTxRow).values(rows).on_conflict_do_nothing(index_elements=["idem_key"])
-    inserted = session.execute(statement.returning(col(LedgerTxRow.id), col(LedgerTxRow.idem_key))).all()
-    entries = [
-        {"tx_id": tx_id, "seq": seq, "account": entry.account, "amount_ncr": entry.amount_ncr}
-        for tx_id, idem_key in inserted
-        for seq, entry in enumerate(wanted[idem_key].entries)
-    ]
+    connection = session.connection()
+    insert_tx = _INSERT_TX[connection.dialect.name]
+    entries: list[dict[str, Any]] = []
+    posted = 0
+    for posting in postings:
+        sides = balanced(posting.entries)
+        tx = {"idem_key": posting.idem_key, "kind": posting.kind, "tenant_id": posting.tenant_id, "at_us": posting.at_us}
+        tx_id = connection.execute(insert_tx, tx).scalar_one_or_none()
+        if tx_id is not None:
+            posted += 1
+            entries += [{"tx_id": tx_id, "seq": seq, "account": side.account, "amount_ncr": side.amount_ncr} for seq, side in enumerate(sides)]
     if entries:
-        session.execute(insert(LedgerEntryRow), entries)
-    return len(inserted)
+        connection.execute(_INSERT_ENTRIES, entries)
+    return posted
 
 
 def issues(grants: Iterable[Grant]) -> list[Posting]:

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, Table, case, func, insert, select, true
-from sqlmodel import Session, SQLModel, col
+from sqlalchemy import ColumnElement, Row, Table, bindparam, case, func, insert, select, true
+from sqlmodel import Session, col
 
 from billing.meter import BUCKETS, Meter
 from billing.usage.event import UsageEvent
 from billing.usage.table import UsageEventRow
 
-_TABLE: Table = SQLModel.metadata.tables["usage_event"]
+_TABLE: Table = UsageEventRow.metadata.tables["usage_event"]
+_KNOWN = select(_TABLE).where(_TABLE.c.id.in_(bindparam("ids", expanding=True)))  # built once: every batch runs them
+_INSERT = insert(_TABLE)
 _PLAIN = tuple(field for field in UsageEvent.__struct_fields__ if field != "meter")
 
 
@@ -28,13 +30,13 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
 
 def known(session: Session, ids: Iterable[str]) -> dict[str, UsageEvent]:
     """Return the events among `ids` that are in the books already, by id."""
-    return {row.id: _event(row) for row in session.execute(select(_TABLE).where(_TABLE.c.id.in_(list(ids))))}
+    return {row.id: _event(row) for row in session.connection().execute(_KNOWN, {"ids": list(ids)})}
 
 
 def insert_events(session: Session, events: Sequence[UsageEvent], covered_ncr: Mapping[str, int]) -> None:
     """Insert events that are not in the books, each with what grants paid of its cover (by id)."""
     if events:
-        session.execute(insert(_TABLE), [_values(event, covered_ncr[event.id]) for event in events])
+        session.connection().execute(_INSERT, [_values(event, covered_ncr[event.id]) for event in events])
 
 
 def events_between(session: Session, start_us: int, end_us: int, tenant_id: str | None = None) -> Iterator[tuple[UsageEvent, int]]:

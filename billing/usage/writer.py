@@ -60,6 +60,7 @@ def book(session: Session, events: Iterable[UsageEvent], now_us: int) -> Booked:
         by_tenant[event.tenant_id].append(event)
     covered: dict[str, int] = {}
     standings = {tenant_id: _book_tenant(session, locked[tenant_id], by_tenant[tenant_id], covered, now_us) for tenant_id in sorted(by_tenant)}
+    accounts.put(session, [locked[tenant_id] for tenant_id in sorted(by_tenant)])
     store.insert_events(session, list(by_id.values()), covered)
     return Booked(standings=standings, new=len(by_id), conflicts=conflicts)
 
@@ -76,7 +77,6 @@ def _book_tenant(session: Session, totals: Totals, events: Sequence[UsageEvent],
         totals.consumed_ncr += paid + burnt.repaid_ncr
         totals.excess_ncr += burnt.excess_ncr
         totals.overage_ncr += burnt.overage_ncr
-        accounts.put(session, [totals])
         entries = usage_entries(
             burnt.draws,
             charged=burnt.charged_ncr,
