@@ -202,7 +202,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 def local_child(*, model: Path | None = None, alias: str = "smollm2", name: str = "local") -> Child:
     """Describe the embedded default: llama.cpp's server over a small model, in a process of its own."""
     chosen = () if model is None else ("--model", str(model))
-    command = (sys.executable, "-m", "backends.local_server", "--port", "{port}", "--alias", alias, *chosen)
+    command = (sys.executable, "-P", "-m", "backends.local_server", "--port", "{port}", "--alias", alias, *chosen)
     return Child(name=name, command=command, ready_s=60.0, grace_s=3)
 
 

@@ -2,18 +2,23 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from backends.config import BackendConfig
 from backends.errors import ChildFailed
+from backends.pool import Opened, Pool
 from backends.supervisor import Child, State, Supervisor, free_port, has_gpu, local_child, vllm_child
 from backends.transport.direct import DirectTransport
+from tests.transport import call_of
 
 SERVER = """
 import http.server, subprocess, sys
@@ -143,7 +148,7 @@ def test_a_port_is_free() -> None:
 
 def test_the_embedded_server_is_told_its_port_and_name() -> None:
     command = local_child(alias="tiny", model=Path("m.gguf")).command
-    assert command[1:] == ("-m", "backends.local_server", "--port", "{port}", "--alias", "tiny", "--model", "m.gguf")
+    assert command[1:] == ("-P", "-m", "backends.local_server", "--port", "{port}", "--alias", "tiny", "--model", "m.gguf")
 
 
 def test_vllm_gets_what_a_cpu_needs_only_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,3 +174,36 @@ def test_the_operators_arguments_and_environment_win(monkeypatch: pytest.MonkeyP
     assert child.command[-3:] == ("--max-model-len=4096", "--scheduling-policy", "fcfs")
     assert (child.env or {})["OMP_NUM_THREADS"] == "8"
     assert isinstance(has_gpu(), bool)
+
+
+@pytest.mark.slow
+async def test_the_real_embedded_server_chats_embeds_and_tells_no_path_of_this_machine() -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
+    transport = DirectTransport()
+    supervisor = Supervisor(local_child(alias="tiny"), transport)
+    await supervisor.start()
+    try:
+        pool = Pool("local", BackendConfig.model_validate({"provider": "local", "urls": supervisor.base_url}), transport)
+        assert await pool.probe(pool.replicas[0], transport)
+        assert (pool.models(), pool.context_tokens("tiny")) == (("tiny",), 2048)
+        body = b'{"model":"x","messages":[{"role":"user","content":"Say hi"}],"max_tokens":4}'
+        answer = await pool.open(call_of(body), "tiny")
+        text = b"".join([part async for part in parts(answer)])
+        told = json.loads(text)
+        assert (answer.status, told["model"], told["usage"]["completion_tokens"] <= 4) == (200, "tiny", True)
+        assert b"gguf" not in text
+        answer = await pool.open(call_of(b'{"model":"x","input":["a","b"]}', endpoint="embeddings"), "tiny")
+        assert len(json.loads(b"".join([part async for part in parts(answer)]))["data"]) == 2
+        assert await pool.count("hello world", "tiny") == 2
+        for _ in range(6):  # it closes connections that it called keep-alive: nobody may notice
+            answer = await pool.open(call_of(body[:-1] + b',"stream":true}', stream=True), "tiny")
+            assert b"[DONE]" in b"".join([part async for part in parts(answer)])
+        assert (pool.inflight, pool.replicas[0].failures) == (0, 0)
+    finally:
+        await supervisor.stop()
+        await transport.aclose()
+
+
+async def parts(answer: Opened) -> AsyncIterator[bytes]:
+    while part := await answer.read():
+        yield part
