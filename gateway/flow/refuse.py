@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MESSAGE_MAX = 2000
 
 _ADDRESS = re.compile(r"(?:https?|file)://\S+|(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?")
-_KEY = re.compile(r"\b(?:sk|pk|key|Bearer)[-_ ][\w.*-]{6,}")
+_KEY = re.compile(r"\b(?:sk|pk|key)-[\w.*-]{6,}|\bBearer [\w.*-]{6,}")
 _AGAIN_ELSEWHERE = frozenset({404, 405, 408, 429})
 
 

@@ -1,0 +1,124 @@
+"""The whole gateway in this process: its own database, a real socket, real requests. Faster to start than a process, and open to view.
+
+    async with open_house(tmp_path, {"m": upstream.base_url}) as house:
+        answer = await house.chat(model="m")
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from sqlmodel import select
+
+from billing.credits.account import Account
+from billing.db import Database
+from billing.money import NCR_PER_CREDIT
+from billing.operations import keys, plans, rates, tenants
+from billing.plans.terms import PlanTerms
+from billing.tenants.keys import KeyHasher
+from billing.usage.table import UsageEventRow
+from gateway.app import create_app
+from gateway.clock import Clock, SystemClock
+from gateway.config import Settings, load_settings, pepper
+from gateway.server import build_server
+from gateway.services import Services, open_services
+from tests.real.child import free_port
+
+TENANT, PLAN = "acme", "test"
+PRICES = {"input": 1_000_000, "output": 3_000_000}  # ncr per token: 1,000 and 3,000 credits per million
+
+
+@dataclass
+class House:
+    """A running gateway. `key` is a tenant's; the tenant is `acme` on the plan `test`."""
+
+    services: Services
+    settings: Settings
+    key: str
+    client: httpx.AsyncClient
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.server.port}"
+
+    @property
+    def account(self) -> Account:
+        account = self.services.accounts.get(TENANT)
+        assert account is not None, "nothing was asked yet"
+        return account
+
+    async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        """Post to the gateway as the tenant; a body of bytes goes as it is."""
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        return await self.client.post(path, content=content, headers={"authorization": f"Bearer {self.key}", "content-type": "application/json", **headers})
+
+    async def chat(self, model: str = "m", headers: Mapping[str, str] | None = None, **members: Any) -> httpx.Response:
+        """Ask for a chat completion."""
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10, **members}
+        return await self.post("/v1/chat/completions", body, **(headers or {}))
+
+    async def events(self, count: int = 1) -> list[UsageEventRow]:
+        """Wait until that many usage events are booked, and return them all, oldest first."""
+        async with asyncio.timeout(10):
+            while len(found := await asyncio.to_thread(self._read)) < count or self.services.tasks or self.services.recorder.backlog:
+                await asyncio.sleep(0.01)
+        return found
+
+    def _read(self) -> list[UsageEventRow]:
+        with self.services.database.read() as session:
+            return list(session.exec(select(UsageEventRow).order_by(UsageEventRow.id)))
+
+
+@asynccontextmanager
+async def open_house(
+    folder: Path, upstreams: Mapping[str, str], *, plan: Mapping[str, Any] | None = None, config: str = "", clock: Clock | None = None, database_url: str | None = None
+) -> AsyncGenerator[House]:
+    """Start a gateway whose models are named like `upstreams` (name -> base URL); a name "f" falls back from all others in their order.
+
+    `plan` are `PlanTerms`; 1,000 credits unless it says otherwise. `config` is appended to weir.yaml.
+    """
+    time = clock or SystemClock()
+    path = folder / "weir.yaml"
+    path.write_text(_config(folder, upstreams, database_url) + config)
+    settings = load_settings(path)
+    database = Database(settings.database_url)
+    database.migrate()
+    now_us = time.now_us()
+    plans.set_plan(database, PlanTerms(**{"plan": PLAN, "allowance_ncr": 1000 * NCR_PER_CREDIT, **(plan or {})}), now_us=now_us)
+    tenants.create_tenant(database, id=TENANT, name="ACME", plan=PLAN, currency="USD", timezone="UTC", now_us=now_us)
+    for model in settings.models:
+        if model != "unpriced":
+            rates.set_rate(database, model=model, prices=PRICES, now_us=now_us)
+    issued = keys.issue_key(database, KeyHasher(pepper(settings)), tenant_id=TENANT, kind="tenant", name="test", now_us=now_us)
+    database.close()
+    async with open_services(settings, time) as services:
+        server = build_server(create_app(services), settings)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.005)
+        base_url = f"http://127.0.0.1:{settings.server.port}"
+        try:
+            async with httpx.AsyncClient(base_url=base_url, timeout=30, trust_env=False) as client:
+                yield House(services, settings, issued.secret, client)
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def _config(folder: Path, upstreams: Mapping[str, str], database_url: str | None) -> str:
+    lines = [f"data_dir: {folder / 'data'}", f"server: {{port: {free_port()}, header_timeout_s: 0.3, body_timeout_s: 0.3, shutdown_grace_s: 2}}"]
+    if database_url is not None:
+        lines.append(f"database: {{url: '{database_url}'}}\nsecret: 0123456789abcdef0123456789abcdef")
+    timeouts = "{connect_s: 1, first_byte_s: 0.5, whole_s: 0.5, idle_s: 0.5}"
+    lines.append("backends:\n  echo: {provider: echo}")
+    lines += [f"  {name}: {{urls: ['{url}'], timeouts: {timeouts}, slots: 4}}" for name, url in upstreams.items()]
+    lines.append("models:\n  echo: {routes: [{backend: echo, model: echo}]}\n  unpriced: {routes: [{backend: echo, model: echo}]}")
+    lines += [f"  {name}: {{routes: [{{backend: {name}, model: upstream-{name}}}]}}" for name in upstreams]
+    routes = ", ".join(f"{{backend: {name}, model: upstream-{name}}}" for name in upstreams)
+    lines.append(f"  f: {{routes: [{routes}]}}" if len(upstreams) > 1 else "")
+    return "\n".join(lines) + "\n"
