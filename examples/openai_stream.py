@@ -22,4 +22,4 @@ for chunk in stream:
         print(choice.delta.content or "", end="", flush=True)
     if chunk.usage:
         print(f"\ntokens: {chunk.usage.prompt_tokens} in, {chunk.usage.completion_tokens} out")
-        print(f"cost: {(chunk.usage.model_extra or {})['cost']} credits")
+        print(f"cost: {(chunk.usage.model_extra or {})['cost']:.9f} credits")

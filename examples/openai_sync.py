@@ -20,5 +20,5 @@ usage = completion.usage
 assert usage is not None
 print(completion.choices[0].message.content)
 print(f"tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out")
-print(f"cost: {(usage.model_extra or {})['cost']} credits")
+print(f"cost: {(usage.model_extra or {})['cost']:.9f} credits")
 print(f"lane: {answer.headers['x-weir-lane']}, credits left: {answer.headers['x-weir-credits-remaining']}")

@@ -3,14 +3,13 @@
 A test that asks for `postgres_url` or `vllm_server` is marked by that, so that `-m "not vllm"` needs no hand-written marks.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.real import postgres, servers
-from tests.real.gateway import Gateway, StartGateway, write_gateway
+from tests.real.gateway import StartGateway, gateways
 from tests.real.servers import ModelServer
 from tests.real.upstream import ScriptedUpstream
 
@@ -18,6 +17,7 @@ MARKED_BY_FIXTURE = {
     "postgres_url": pytest.mark.postgres,
     "vllm_server": pytest.mark.vllm,
     "gateway_process": pytest.mark.slow,
+    "shared_gateway_process": pytest.mark.slow,
     "local_server": pytest.mark.slow,
 }
 
@@ -61,17 +61,16 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServe
 
 @pytest.fixture
 def gateway_process(tmp_path: Path) -> Iterator[StartGateway]:
-    """Start gateways: `gateway_process(config, env=..., flags=(...), start=True) -> Gateway`, each with its own port and data; all are killed at the end."""
-    started: list[Gateway] = []
+    """Start gateways for one test: `gateway_process(config, env=..., flags=(...), start=True) -> Gateway`; all are killed at its end."""
+    with gateways(tmp_path) as start:
+        yield start
 
-    def start_gateway(config: Mapping[str, Any], *, env: Mapping[str, str] | None = None, flags: tuple[str, ...] = (), start: bool = True) -> Gateway:
-        gateway = write_gateway(tmp_path / f"gateway-{len(started)}", config, env=env, flags=flags)
-        started.append(gateway)
-        return gateway.start() if start else gateway
 
-    yield start_gateway
-    for gateway in started:
-        gateway.kill()
+@pytest.fixture(scope="module")
+def shared_gateway_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGateway]:
+    """Start gateways for a whole module, where its tests do not get in each other's way."""
+    with gateways(tmp_path_factory.mktemp("gateways")) as start:
+        yield start
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ SAYS = {
 }
 
 
-@pytest.fixture
-def gateway(gateway_process: StartGateway, local_server: ModelServer) -> Gateway:
-    return gateway_process(
+@pytest.fixture(scope="module")
+def gateway(shared_gateway_process: StartGateway, local_server: ModelServer) -> Gateway:
+    return shared_gateway_process(
         {
             "backends": {"local": {"provider": "openai_compatible", "urls": [local_server.base_url], "slots": 4}},
             "models": {"smollm2": {"routes": [{"backend": "local", "model": local_server.model}], "context_tokens": 2048, "output_tokens_max": 256}},
@@ -38,6 +38,11 @@ def gateway(gateway_process: StartGateway, local_server: ModelServer) -> Gateway
     )
 
 
+@pytest.fixture(scope="module")
+def key(gateway: Gateway) -> str:
+    return gateway.issue_key("reader")
+
+
 def command(example: str) -> list[str]:
     path = str(ROOT / "examples" / example)
     if example.endswith(".py"):
@@ -48,8 +53,8 @@ def command(example: str) -> list[str]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_example_says_what_it_promises(example: str, gateway: Gateway, tmp_path: Path) -> None:
-    keys = {"WEIR_BASE_URL": gateway.base_url, "WEIR_API_KEY": gateway.issue_key("reader"), "WEIR_MODEL": "smollm2"}
+def test_example_says_what_it_promises(example: str, gateway: Gateway, key: str, tmp_path: Path) -> None:
+    keys = {"WEIR_BASE_URL": gateway.base_url, "WEIR_API_KEY": key, "WEIR_MODEL": "smollm2"}
     done = subprocess.run(command(example), env={**os.environ, **keys}, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{gateway.log()[-2000:]}"
     assert re.search(SAYS[example], done.stdout), done.stdout

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +120,23 @@ class Gateway:
 
 
 StartGateway = Callable[..., Gateway]
+
+
+@contextmanager
+def gateways(folder: Path) -> Iterator[StartGateway]:
+    """Yield a function that starts a gateway with a configuration; each has its own port and data, and all are killed at the end."""
+    started: list[Gateway] = []
+
+    def start_gateway(config: Mapping[str, Any], *, env: Mapping[str, str] | None = None, flags: tuple[str, ...] = (), start: bool = True) -> Gateway:
+        gateway = write_gateway(folder / f"gateway-{len(started)}", config, env=env, flags=flags)
+        started.append(gateway)
+        return gateway.start() if start else gateway
+
+    try:
+        yield start_gateway
+    finally:
+        for gateway in started:
+            gateway.kill()
 
 
 def write_gateway(folder: Path, config: Mapping[str, Any], *, env: Mapping[str, str] | None = None, flags: tuple[str, ...] = ()) -> Gateway:
