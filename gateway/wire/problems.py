@@ -27,6 +27,8 @@ from gateway.errors import Refusal
 MEDIA_TYPE = "application/problem+json"
 BODY_BYTES_MAX = 2**20
 
+CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +68,7 @@ def problem_of(error: Exception) -> Response:
         headers = {} if error.retry_after_s is None else {"retry-after": str(max(1, round(error.retry_after_s)))}
         return problem(error.status, error.code or "refused", error.public, headers=headers)
     if isinstance(error, StarletteHTTPException):
-        code = HTTPStatus(error.status_code).name.lower()
+        code = CODES.get(error.status_code, "refused")
         return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
     log.error("an admin request failed", exc_info=error)
     return problem(500, "internal", "Something failed in the gateway; its log says what.")

@@ -1,0 +1,69 @@
+"""/admin/grants and /admin/credits: credits given, taken back, and what is left."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.desk import AdminApi, fields, open_admin_api, problem
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[AdminApi]:
+    with open_admin_api(tmp_path) as opened:
+        opened.tenant("acme")
+        yield opened
+
+
+def test_201_gives_credits_that_the_balance_shows(api: AdminApi) -> None:
+    body = {"tenant_id": "acme", "credits": "0.000000001", "kind": "promotion", "expires_at": "2026-12-01T00:00:00Z", "note": "sorry"}
+    answer = api.http.post("/admin/grants", json=body)
+    assert answer.status_code == 201
+    assert (answer.json()["credits"], answer.json()["remaining"], answer.json()["kind"]) == ("0.000000001", "0.000000001", "promotion")
+    balance = api.http.get("/admin/credits/acme").json()
+    assert (balance["limit"], balance["remaining"], balance["used"], balance["debt"]) == ("1000.000000001", "1000.000000001", "0", "0")
+    assert (balance["plan"], balance["on_exhausted"], balance["resets_at"]) == ("pro", "slow", "2026-12-03T12:00:00Z")
+    assert {grant["kind"] for grant in balance["grants"]} == {"plan", "promotion"}
+    assert api.changes.count == 1
+
+
+def test_a_grant_with_an_id_is_given_once(api: AdminApi) -> None:
+    body = {"tenant_id": "acme", "credits": "5", "id": "order-17"}
+    assert api.http.post("/admin/grants", json=body).status_code == 201
+    problem(api.http.post("/admin/grants", json=body), 409, "conflict")
+    assert api.http.get("/admin/credits/acme").json()["remaining"] == "1005"
+
+
+def test_a_void_grant_is_in_no_balance(api: AdminApi) -> None:
+    grant = api.http.post("/admin/grants", json={"tenant_id": "acme", "credits": "500"}).json()
+    assert api.http.delete(f"/admin/grants/{grant['id']}").json()["voided_at"] == "2026-11-03T12:00:00Z"
+    assert api.http.get("/admin/credits/acme").json()["remaining"] == "1000"
+    assert api.changes.count == 2
+    problem(api.http.delete(f"/admin/grants/{grant['id']}"), 409, "conflict")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"credits": "0"}, "credits"),
+        ({"credits": "-5"}, "credits"),
+        ({"credits": 0.5}, "credits"),
+        ({"kind": "plan"}, "kind"),
+        ({"id": "plan:x"}, "id"),
+        ({"priority": 5000}, "priority"),
+        ({"expires_at": "2026-11-01T00:00:00Z"}, "expires_at"),
+        ({"effective_at": "2026-11-01T00:00:00Z"}, "effective_at"),
+        ({"tenant": "acme"}, "tenant"),
+    ],
+)
+def test_422_names_the_field(api: AdminApi, change: dict[str, Any], field: str) -> None:
+    body = {"tenant_id": "acme", "credits": "5"} | change
+    assert fields(problem(api.http.post("/admin/grants", json=body), 422, "invalid")) == [field]
+
+
+def test_404_for_what_is_not_there(api: AdminApi) -> None:
+    problem(api.http.post("/admin/grants", json={"tenant_id": "nobody", "credits": "5"}), 404, "not_found")
+    problem(api.http.get("/admin/grants", params={"tenant_id": "nobody"}), 404, "not_found")
+    problem(api.http.delete("/admin/grants/none"), 404, "not_found")
+    problem(api.http.get("/admin/credits/nobody"), 404, "not_found")

@@ -1,0 +1,87 @@
+"""/admin/tenants."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.desk import AdminApi, fields, open_admin_api, problem
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[AdminApi]:
+    with open_admin_api(tmp_path) as opened:
+        opened.plan("pro")
+        yield opened
+
+
+def test_201_creates_a_tenant_on_a_plan(api: AdminApi) -> None:
+    answer = api.http.post("/admin/tenants", json={"id": "acme", "plan": "pro", "name": "ACME", "timezone": "Europe/Berlin"})
+    assert answer.status_code == 201
+    expected = {"id": "acme", "name": "ACME", "state": "active", "plan": "pro", "plan_version": 1, "currency": "USD", "timezone": "Europe/Berlin"}
+    assert answer.json() == {**expected, "created_at": "2026-11-03T12:00:00Z"}
+    assert api.http.get("/admin/tenants/acme").json() == answer.json()
+    assert api.changes.count == 1
+
+
+def test_409_for_an_id_that_is_taken(api: AdminApi) -> None:
+    api.tenant("acme")
+    body = problem(api.http.post("/admin/tenants", json={"id": "acme", "plan": "pro"}), 409, "conflict")
+    assert "acme" in body["detail"]
+    assert api.changes.count == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"plan": "pro"}, "id"),
+        ({"id": "Ac me", "plan": "pro"}, "id"),
+        ({"id": "acme"}, "plan"),
+        ({"id": "acme", "plan": "pro", "nmae": "x"}, "nmae"),
+        ({"id": "acme", "plan": "pro", "currency": "XXX"}, "currency"),
+        ({"id": "acme", "plan": "pro", "timezone": "Mars/Olympus"}, "timezone"),
+        ({"id": 7, "plan": "pro"}, "id"),
+    ],
+)
+def test_422_names_the_field(api: AdminApi, body: dict[str, Any], field: str) -> None:
+    assert fields(problem(api.http.post("/admin/tenants", json=body), 422, "invalid")) == [field]
+
+
+def test_404_for_a_plan_or_a_tenant_that_is_not_there(api: AdminApi) -> None:
+    assert "plan `gold`" in problem(api.http.post("/admin/tenants", json={"id": "acme", "plan": "gold"}), 404, "not_found")["detail"]
+    problem(api.http.get("/admin/tenants/nobody"), 404, "not_found")
+    problem(api.http.patch("/admin/tenants/nobody", json={"state": "suspended"}), 404, "not_found")
+
+
+def test_a_tenant_is_suspended_and_resumed(api: AdminApi) -> None:
+    api.tenant("acme")
+    assert api.http.patch("/admin/tenants/acme", json={"state": "suspended"}).json()["state"] == "suspended"
+    assert api.http.patch("/admin/tenants/acme", json={"state": "active"}).json()["state"] == "active"
+    assert api.changes.count == 2
+
+
+def test_a_tenant_moves_to_another_plan(api: AdminApi) -> None:
+    api.tenant("acme")
+    api.plan("max")
+    assert api.http.patch("/admin/tenants/acme", json={"plan": "max"}).json()["plan"] == "max"
+
+
+@pytest.mark.parametrize("body", [{}, {"state": "gone"}, {"state": None}])
+def test_422_for_a_change_that_changes_nothing(api: AdminApi, body: dict[str, Any]) -> None:
+    api.tenant("acme")
+    problem(api.http.patch("/admin/tenants/acme", json=body), 422, "invalid")
+
+
+def test_pages_cover_every_tenant_once(api: AdminApi) -> None:
+    for number in range(5):
+        api.tenant(f"t{number}")
+    seen: list[str] = []
+    while page := api.http.get("/admin/tenants", params={"limit": 2, "after": seen[-1] if seen else ""}).json():
+        seen += [tenant["id"] for tenant in page]
+    assert seen == [f"t{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "many"])
+def test_422_for_a_page_size_out_of_range(api: AdminApi, limit: str) -> None:
+    assert fields(problem(api.http.get("/admin/tenants", params={"limit": limit}), 422, "invalid")) == ["limit"]

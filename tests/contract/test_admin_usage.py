@@ -1,0 +1,74 @@
+"""/admin/usage and /finance: what was used, as lines and as files."""
+
+import csv
+import io
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from billing.usage.writer import book
+from tests.books import event
+from tests.desk import AdminApi, fields, open_admin_api, problem
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[AdminApi]:
+    with open_admin_api(tmp_path) as opened:
+        opened.plan("pro", monthly_fee_minor=4900)
+        opened.tenant("acme")
+        opened.tenant("other")
+        with opened.database.write() as session:
+            book(session, [event(1, 10), event(2, 32), event(3, 7, tenant="other")], opened.clock.now_us())
+        yield opened
+
+
+def test_lines_add_up_to_the_events(api: AdminApi) -> None:
+    lines = api.http.get("/admin/usage", params={"month": "2026-11"}).json()
+    assert [(line["tenant_id"], line["day"], line["model"], line["requests"]) for line in lines] == [
+        ("acme", "2026-11-03", "m", 2),
+        ("other", "2026-11-03", "m", 1),
+    ]
+    assert lines[0]["units"] == {"input": 14, "output": 6}
+    assert sum(Decimal(line["credits"]) for line in lines) == Decimal("0.000000049")
+
+
+def test_a_month_without_use_has_no_lines(api: AdminApi) -> None:
+    assert api.http.get("/admin/usage", params={"month": "2026-10", "tenant_id": "acme"}).json() == []
+
+
+def test_the_usage_file_is_the_same_twice_and_sums_to_the_events(api: AdminApi) -> None:
+    first, second = (api.http.get("/finance/usage", params={"month": "2026-11", "tenant_id": "acme"}) for _ in range(2))
+    assert first.content == second.content
+    assert first.headers["content-type"].startswith("text/csv")
+    assert first.headers["content-disposition"] == 'attachment; filename="usage-2026-11.csv"'
+    rows = list(csv.DictReader(io.StringIO(first.text)))
+    assert sum(Decimal(row["credits"]) for row in rows) == Decimal("0.000000042")
+
+
+def test_the_usage_file_as_json(api: AdminApi) -> None:
+    answer = api.http.get("/finance/usage", params={"month": "2026-11", "format": "json"})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["totals"]["credits"] == "0.000000049"
+
+
+def test_the_invoice_file_has_the_fee_and_the_use(api: AdminApi) -> None:
+    answer = api.http.get("/finance/invoices", params={"month": "2026-11", "tenant_id": "acme"})
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [(row["line"], row["amount"]) for row in rows] == [("fee", "49.00"), ("usage", "0.00")]
+
+
+@pytest.mark.parametrize("path", ["/admin/usage", "/finance/usage", "/finance/invoices"])
+@pytest.mark.parametrize("month", ["2026-13", "november", "2026-1", "", "2026-11-01", "0000-00", '2026-11"; filename="x'])
+def test_422_for_a_month_that_is_none(api: AdminApi, path: str, month: str) -> None:
+    assert fields(problem(api.http.get(path, params={"month": month}), 422, "invalid")) == ["month"]
+
+
+def test_422_for_a_format_that_is_none(api: AdminApi) -> None:
+    assert fields(problem(api.http.get("/finance/usage", params={"month": "2026-11", "format": "xlsx"}), 422, "invalid")) == ["format"]
+
+
+@pytest.mark.parametrize("path", ["/admin/usage", "/finance/usage", "/finance/invoices"])
+def test_404_for_a_tenant_that_is_not_there(api: AdminApi, path: str) -> None:
+    problem(api.http.get(path, params={"month": "2026-11", "tenant_id": "nobody"}), 404, "not_found")
