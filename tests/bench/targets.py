@@ -151,7 +151,7 @@ class Weir(Target):
             "models": {MODEL: {"routes": [{"backend": "mock", "model": MODEL}]}},
             "lanes": {"fast": {"depth_max": 8192}},
             "seed": {
-                "plans": {"bench": {"credits": "1000000000"}},
+                "plans": {"bench": {"credits": "9000000"}},
                 "tenants": {"bench": {"plan": "bench"}},
                 "rates": {MODEL: {"input": "0.5", "output": "1.5"}},
             },

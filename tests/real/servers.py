@@ -29,9 +29,9 @@ class ModelServer:
 
 @contextmanager
 def llama_cpp(folder: Path) -> Iterator[ModelServer]:
-    """Run the embedded default server (`backends.local_server`) on a free port. Its log is kept in `folder`."""
+    """Run the embedded default server (`backends.local_server`) on a free port, on one thread: with more it crawls once anything else runs."""
     port = free_port()
-    child = Child([sys.executable, "-m", "backends.local_server", "--port", str(port)], folder / "local_server.log")
+    child = Child([sys.executable, "-m", "backends.local_server", "--port", str(port), "--threads", "1"], folder / "local_server.log")
     try:
         child.wait_ready(f"http://127.0.0.1:{port}/health", 60)
         yield ModelServer(f"http://127.0.0.1:{port}/v1", "smollm2", child)
