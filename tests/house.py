@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import yaml
 from sqlmodel import select
 
 from billing.credits.account import Account
@@ -30,6 +31,7 @@ from gateway.services import Services, open_services
 from tests.real.child import free_port
 
 TENANT, PLAN = "acme", "test"
+IMPATIENT = {"connect_s": 1.0, "first_byte_s": 0.5, "whole_s": 0.5, "idle_s": 0.5}
 PRICES = {"input": 1_000_000, "output": 3_000_000}  # ncr per token: 1,000 and 3,000 credits per million
 
 
@@ -41,6 +43,7 @@ class House:
     settings: Settings
     key: str
     client: httpx.AsyncClient
+    model: str = "m"
 
     @property
     def base_url(self) -> str:
@@ -76,9 +79,10 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    folder: Path, upstreams: Mapping[str, str], *, plan: Mapping[str, Any] | None = None, config: str = "", clock: Clock | None = None, database_url: str | None = None
+    folder: Path, upstreams: Mapping[str, str | Mapping[str, Any]], *, plan: Mapping[str, Any] | None = None, config: str = "", clock: Clock | None = None, database_url: str | None = None
 ) -> AsyncGenerator[House]:
-    """Start a gateway whose models are named like `upstreams` (name -> base URL); a name "f" falls back from all others in their order.
+    """Start a gateway whose models are named like `upstreams`: name -> base URL (a backend that is impatient), or -> backend as in weir.yaml,
+    with the upstream's model under `model`. With several, the model `f` falls back from each to the next.
 
     `plan` are `PlanTerms`; 1,000 credits unless it says otherwise. `config` is appended to weir.yaml.
     """
@@ -110,15 +114,25 @@ async def open_house(
             await serving
 
 
-def _config(folder: Path, upstreams: Mapping[str, str], database_url: str | None) -> str:
-    lines = [f"data_dir: {folder / 'data'}", f"server: {{port: {free_port()}, header_timeout_s: 0.3, body_timeout_s: 0.3, shutdown_grace_s: 2}}"]
+def _config(folder: Path, upstreams: Mapping[str, str | Mapping[str, Any]], database_url: str | None) -> str:
+    config: dict[str, Any] = {
+        "data_dir": str(folder / "data"),
+        "server": {"port": free_port(), "header_timeout_s": 0.3, "body_timeout_s": 0.3, "shutdown_grace_s": 2},
+        "backends": {"echo": {"provider": "echo"}},
+        "models": {"echo": _model({"backend": "echo", "model": "echo"}), "unpriced": _model({"backend": "echo", "model": "echo"})},
+    }
     if database_url is not None:
-        lines.append(f"database: {{url: '{database_url}'}}\nsecret: 0123456789abcdef0123456789abcdef")
-    timeouts = "{connect_s: 1, first_byte_s: 0.5, whole_s: 0.5, idle_s: 0.5}"
-    lines.append("backends:\n  echo: {provider: echo}")
-    lines += [f"  {name}: {{urls: ['{url}'], timeouts: {timeouts}, slots: 4}}" for name, url in upstreams.items()]
-    lines.append("models:\n  echo: {routes: [{backend: echo, model: echo}]}\n  unpriced: {routes: [{backend: echo, model: echo}]}")
-    lines += [f"  {name}: {{routes: [{{backend: {name}, model: upstream-{name}}}]}}" for name in upstreams]
-    routes = ", ".join(f"{{backend: {name}, model: upstream-{name}}}" for name in upstreams)
-    lines.append(f"  f: {{routes: [{routes}]}}" if len(upstreams) > 1 else "")
-    return "\n".join(lines) + "\n"
+        config |= {"database": {"url": database_url}, "secret": "0123456789abcdef0123456789abcdef"}
+    routes = []
+    for name, given in upstreams.items():
+        backend = {"urls": [given], "slots": 4, "timeouts": IMPATIENT} if isinstance(given, str) else dict(given)
+        routes.append({"backend": name, "model": backend.pop("model", f"upstream-{name}")})
+        config["backends"][name] = backend
+        config["models"][name] = _model(routes[-1])
+    if len(routes) > 1:
+        config["models"]["f"] = _model(*routes)
+    return yaml.safe_dump(config)
+
+
+def _model(*routes: dict[str, str]) -> dict[str, Any]:
+    return {"routes": list(routes)}
