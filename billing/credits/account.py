@@ -40,7 +40,7 @@ class Account:
     """One tenant's enforcement state. Every method is a few additions; amounts in ncr."""
 
     __slots__ = (
-        "_base", "_past_base", "_past_unflushed", "_unflushed", "day_ends_us", "held_ncr", "limit_ncr", "reset_us", "tenant_id", "valid_until_us",
+        "_base", "_past_base", "_past_unflushed", "_unflushed", "day_ends_us", "held_ncr", "limit_ncr", "reset_us", "stale", "tenant_id", "valid_until_us",
     )  # fmt: skip
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -125,3 +125,4 @@ class Account:
         self.valid_until_us = snapshot.valid_until_us
         self.reset_us = snapshot.reset_us
         self.day_ends_us = snapshot.day_ends_us
+        self.stale = False

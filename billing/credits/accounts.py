@@ -80,7 +80,10 @@ class Accounts:
         now_us = self._clock.now_us()
         if now_us >= account.valid_until_us:
             return None
-        if now_us >= account.day_ends_us:
+        if account.stale:
+            account.stale = False
+            self._read(tenant_id)
+        elif now_us >= account.day_ends_us:
             self._begin(tenant_id)
         self._accounts.move_to_end(tenant_id)
         return account
@@ -102,9 +105,9 @@ class Accounts:
             self._read(tenant_id)
 
     def refresh_all(self) -> None:
-        """Read every loaded account again soon: a plan changed."""
-        for tenant_id in list(self._accounts):
-            self.refresh(tenant_id)
+        """Read every loaded account again, each when it is next asked for: a plan changed. Reading them all at once would hold up the books."""
+        for account in self._accounts.values():
+            account.stale = True
 
     def flushed(self, flushes: list[Flushed]) -> None:
         """Hear what a batch did."""
@@ -124,8 +127,16 @@ class Accounts:
     def _read(self, tenant_id: str) -> Future[Snapshot]:
         books, clock = self._books, self._clock
         reading = books.run(lambda session: read_snapshot(session, tenant_id, clock.now_us(), books.past_since), self._loaded)
-        reading.add_done_callback(_report)
+        reading.add_done_callback(lambda done: self._report(tenant_id, done))
         return reading
+
+    def _report(self, tenant_id: str, done: Future[Snapshot]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            log.warning("credits: the account of %s cannot be read: %s", tenant_id, error)
+            account = self._accounts.get(tenant_id)
+            if account is not None:
+                account.stale = True  # it serves on as it is; the next request asks again
 
     def _loaded(self, snapshot: Snapshot) -> None:
         account = self._accounts.get(snapshot.tenant_id)
@@ -168,9 +179,3 @@ def read_snapshot(session: Session, tenant_id: str, now_us: int, past_since: Cal
         past_today_ncr=past_since(session, tenant_id, day_start_us),
         day_ends_us=day_end_us,
     )
-
-
-def _report(done: "Future[Snapshot]") -> None:
-    error = None if done.cancelled() else done.exception()
-    if error is not None:
-        log.warning("credits: an account cannot be read: %s", error)

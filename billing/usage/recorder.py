@@ -39,6 +39,7 @@ Item = tuple[UsageEvent, Segment | None, bool]  # the last: settled by this proc
 
 BACKOFF_S = (0.1, 10.0)
 SYNC_S = 1.0
+WORK_MAX = 64  # asked work between two batches, so that much of it cannot hold up the books
 POISON = (IntegrityError, DataError, ArithmeticError, ValueError, TypeError, Invalid, NotFound, Conflict)
 
 log = logging.getLogger(__name__)
@@ -187,13 +188,13 @@ class Recorder:
 
     def turn(self) -> float | None:
         """Do what is due: asked work, then one batch. Return the seconds until more is due, None for "when woken". The thread calls nothing else."""
-        while self._work:
+        for _ in range(min(len(self._work), WORK_MAX)):
             self._work.popleft()()
         due = self._due()
         if due == 0:
             self._flush()
-            return self._due()
-        return due
+            due = self._due()
+        return 0 if self._work else due
 
     def _main(self) -> None:
         while True:

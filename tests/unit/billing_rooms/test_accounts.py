@@ -109,6 +109,19 @@ async def test_use_past_the_credits_counts_from_the_tenants_midnight(rig: Rig) -
     assert account.day_ends_us == START_US + 27 * HOUR_US
 
 
+async def test_after_a_change_of_plans_an_account_is_read_again_when_it_is_next_asked_for(rig: Rig) -> None:
+    seed(rig.db, "acme", grant("g", 100))
+    account = await rig.accounts.load("acme")
+    with rig.db.write() as session:
+        grants.insert_grant(session, grant("g2", 50))
+    rig.accounts.refresh_all()
+    await rig.settled()
+    assert account.free_ncr == 100
+    assert rig.accounts.get("acme") is account
+    await rig.settled()
+    assert account.free_ncr == 150
+
+
 async def test_only_idle_accounts_are_dropped(db: Database, tmp_path: Path) -> None:
     rig = Rig(db, tmp_path / "journal")
     rig.accounts = Accounts(rig.recorder, rig.clock, accounts_max=2)

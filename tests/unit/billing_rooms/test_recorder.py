@@ -228,6 +228,18 @@ def test_work_runs_between_batches_and_its_news_comes_in_order(db: Database, tmp
     assert news == [90, ("read", 90), 80]
 
 
+def test_much_work_does_not_hold_up_the_books(db: Database, tmp_path: Path) -> None:
+    seed(db, "acme", grant("g", 100))
+    recorder = recorder_over(db, tmp_path / "journal")
+    futures = [recorder.run(lambda _session: None) for _ in range(100)]
+    finish(recorder, 1)
+    assert recorder.turn() == 0
+    assert recorder.backlog == 0
+    assert not futures[-1].done()
+    run_dry(recorder)
+    assert futures[-1].done()
+
+
 def test_work_that_fails_is_the_askers_to_hear_and_changes_nothing(db: Database, tmp_path: Path) -> None:
     recorder = recorder_over(db, tmp_path / "journal")
 
