@@ -13,6 +13,7 @@ from backends.errors import BadAnswer
 
 ABSENT = (b"", b"null")
 _NO_ERROR = (*ABSENT, b"false", b'""', b"{}")
+_BLANKS = re.compile(rb"[\r\n]+")
 _END = re.compile(rb"\n\r?\n")
 _RAW = msgspec.Raw(b"")
 _SPACE = b" \t\r\n"
@@ -67,16 +68,19 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def split_events(region: bytes) -> list[bytes]:
-    """Cut a region of whole events into them, blank lines included, so that their join is the region."""
-    if region.find(b"\n\n") == len(region) - 2 and region.find(b"\r") < 0:
+    """Cut a region of whole events into them, so that their join is the region.
+
+    Blank lines beyond the one that ends an event are pieces of their own: what becomes of the event must not depend on them.
+    """
+    if region.find(b"\n\n") == len(region) - 2 and region.find(b"\r") < 0 and not region.startswith(b"\n"):
         return [region]
-    events, start = [], 0
-    for end in _END.finditer(region):
-        events.append(region[start : end.end()])
-        start = end.end()
-    if start < len(region):
-        events.append(region[start:])
-    return events
+    pieces, start = [], 0
+    while start < len(region):
+        found = _BLANKS.match(region, start) or _END.search(region, start)
+        end = len(region) if found is None else found.end()
+        pieces.append(region[start:end])
+        start = end
+    return pieces
 
 
 def payload_of(event: bytes) -> bytes:
@@ -132,8 +136,8 @@ def trailing_usage(event: bytes) -> tuple[bytes, msgspec.Raw] | None:
 def without_usage(event: bytes, usage: bytes) -> bytes:
     """Return the event without the top-level member `usage`, whose value is given."""
     start = event.find(b'"usage"')
-    span = _value_at(event, start, usage)
-    if span is None or event.find(b'"usage"', start + 7) >= 0:
+    span = _only_value(event, start, usage)
+    if span is None:
         return _rebuilt(event, lambda members: members.pop("usage", None))
     before, after = event[:start].rstrip(_SPACE), event[span[1] :].lstrip(_SPACE)
     if before.endswith(b","):
@@ -149,8 +153,8 @@ def with_usage_members(event: bytes, extra: bytes) -> bytes:
     inner = usage[1:-1].strip(_SPACE)
     grown = b"{" + inner + (b"," if inner else b"") + extra + b"}"
     start = event.find(b'"usage"')
-    span = _value_at(event, start, usage)
-    if span is None or event.find(b'"usage"', start + 7) >= 0:
+    span = _only_value(event, start, usage)
+    if span is None:
         return _rebuilt(event, lambda members: members.update(usage=msgspec.Raw(grown)))
     return event[: span[0]] + grown + event[span[1] :]
 
@@ -207,8 +211,10 @@ def _lines(event: bytes) -> list[bytes]:
     return [line.removesuffix(b"\r") for line in event.split(b"\n")]
 
 
-def _value_at(event: bytes, start: int, value: bytes) -> tuple[int, int] | None:
-    """Return where the value of the member whose name starts at `start` stands, if it is `value`."""
+def _only_value(event: bytes, start: int, value: bytes) -> tuple[int, int] | None:
+    """Return where the usage whose name starts at `start` stands; None unless it is `value`, the only one, and in data of one line."""
+    if event.find(b'"usage"', start + 7) >= 0 or event.count(b"\ndata:") + event.startswith(b"data:") != 1:
+        return None
     colon = start + 7
     while event[colon : colon + 1] in (b" ", b"\t"):
         colon += 1

@@ -80,10 +80,11 @@ class StreamTap:
         A last event without its blank line is completed if it is whole (servers exist that end `[DONE]` so), and else dropped.
         Raises `BadAnswer` where all that came was no event stream.
         """
-        rest = bytes(self._pending).rstrip(b"\r\n")
+        came = bytes(self._pending)
+        rest = came.rstrip(b"\r\n")
         self._pending.clear()
         if self._over or not rest:
-            return b""
+            return b"" if self._over or not self._begun else came
         if not self._begun:
             raise BadAnswer(f"not an event stream: {rest[:200]!r}")
         payload = payload_of(rest).strip()
