@@ -9,7 +9,7 @@ from gateway.config import ConfigError, config_path, load_settings, unknown_name
 def check(config: ConfigOption = None) -> None:
     """Check the configuration file and the WEIR_* names; exit code 2 when something is wrong."""
     path = config_path(config)
-    unknown = [f"environment {name}: sets nothing" for name in unknown_names()]
+    unknown = unknown_names()
     try:
         settings = load_settings(path)
     except ConfigError as error:

@@ -45,7 +45,7 @@ def doctor(config: ConfigOption = None) -> None:
     _say("good", "configuration", str(config_path(config) or "defaults and environment"))
     well = True
     for name in unknown_names():
-        well = _say("wrong", "configuration", f"environment {name}: sets nothing; correct it or take it away")
+        well = _say("wrong", "configuration", name)
     for name, examine in _examinations(settings):
         try:
             _say("good", name, examine())

@@ -58,7 +58,7 @@ def serve(
     settings = load_settings(config_path(config), flags)
     configure_logging(settings.log.level, settings.log.format)
     for name in unknown_names():
-        log.warning("environment %s: sets nothing", name)
+        log.warning("%s", name)
     run = plan_run(settings, vllm, arguments or [], vllm_bin)
     try:
         with listen(settings.server.host, settings.server.port) as listener:

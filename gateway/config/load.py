@@ -57,14 +57,14 @@ def load_settings(path: Path | None, overrides: dict[str, Any] | None = None) ->
 
 
 def unknown_names() -> list[str]:
-    """List the WEIR_* names in the environment that set nothing, each with what was probably meant."""
+    """Say of each WEIR_* name in the environment that sets nothing what was probably meant."""
     found = []
     for name in sorted(os.environ):
         if not name.startswith(PREFIX) or name == PATH_NAME:
             continue
         first = name.removeprefix(PREFIX).lower().split("__")[0]
         if first not in Settings.model_fields:
-            found.append(name + _meant(first, list(Settings.model_fields), lambda word: f"{PREFIX}{word.upper()}"))
+            found.append(f"environment {name} sets nothing" + _meant(first, list(Settings.model_fields), lambda word: f"{PREFIX}{word.upper()}"))
     return found
 
 

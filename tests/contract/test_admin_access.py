@@ -23,7 +23,7 @@ def test_401_without_a_key(api: AdminApi) -> None:
 
 @pytest.mark.parametrize("header", ["Bearer sk-weir-admin-wrong", "Bearer \xff", "Basic YTpi", "Bearer", "nonsense"])
 def test_401_with_a_key_that_nobody_issued(api: AdminApi, header: str) -> None:
-    problem(api.http.get("/admin/tenants", headers={"Authorization": header.encode("latin-1")}), 401, "unauthorized")
+    problem(api.http.get("/admin/tenants", headers=[(b"authorization", header.encode("latin-1"))]), 401, "unauthorized")
 
 
 def test_403_with_a_tenants_key(api: AdminApi) -> None:

@@ -20,7 +20,7 @@ def api(tmp_path: Path) -> Iterator[AdminApi]:
 
 
 def test_every_backend_is_listed_with_its_replicas_and_models(api: AdminApi) -> None:
-    own = BackendConfig(provider="vllm", urls="http://127.0.0.1:9/v1", api_key="sk-upstream", slots=7)  # type: ignore[arg-type]
+    own = BackendConfig(provider="vllm", urls="http://127.0.0.1:9/v1", api_key="sk-upstream", slots=7)
     pools = build_pools({"own": own, "echo": BackendConfig(provider="echo")}, {"direct": DirectTransport(), "httpx": DirectTransport()})
     models = {"m": ModelConfig.model_validate({"routes": [{"backend": "own", "model": "x"}, {"backend": "echo", "model": "y"}]})}
     api.app.state.services.pools = pools

@@ -92,7 +92,7 @@ def test_unknown_names_in_the_environment_are_listed_with_what_was_meant(monkeyp
     monkeypatch.setenv("WEIR_SERVRE__PORT", "1")
     monkeypatch.setenv("WEIR_SERVER__PORT", "1")
     monkeypatch.setenv("WEIR_CONFIG", "weir.yaml")
-    assert unknown_names() == ["WEIR_SERVRE__PORT; did you mean `WEIR_SERVER`?"]
+    assert unknown_names() == ["environment WEIR_SERVRE__PORT sets nothing; did you mean `WEIR_SERVER`?"]
 
 
 def test_a_wrong_value_says_where_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,205 @@
+"""The commands of admins and finance, over a real database: what they do, print, and refuse."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from billing.db import Database
+from billing.operations import usage
+from billing.operations.directory import find_principal
+from billing.tenants.keys import KeyHasher
+from billing.usage.writer import book
+from gateway.clock import SystemClock
+from gateway.config import load_settings, pepper
+from tests.books import event
+from tests.command import Weir, weir_in
+
+NOW_US = SystemClock().now_us()
+
+
+@pytest.fixture
+def weir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Weir:
+    command = weir_in(tmp_path, monkeypatch, capsys)
+    assert command("plan", "set", "pro", "--credits", "1000", "--fee", "49.00", "--rpm", "60", "--models", "a,b").code == 0
+    assert command("tenant", "create", "acme", "--plan", "pro", "--name", "ACME").code == 0
+    return command
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(f"sqlite:///{tmp_path / 'weir-data' / 'weir.db'}")
+
+
+def test_a_tenant_is_created_listed_and_shown(weir: Weir) -> None:
+    (tenant,) = json.loads(weir("tenant", "list", "--format", "json").out)
+    assert (tenant["id"], tenant["name"], tenant["state"], tenant["plan"]) == ("acme", "ACME", "active", "pro v1")
+    shown = weir("tenant", "show", "acme")
+    assert "credits left     1000" in shown.out
+
+
+def test_a_tenant_is_suspended_only_when_told_so(weir: Weir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    asked = weir("tenant", "suspend", "acme")
+    assert (asked.code, "Say --yes" in asked.err) == (2, True)
+    assert "active" in weir("tenant", "list").out
+    assert weir("tenant", "suspend", "acme", "--yes").code == 0
+    assert "suspended" in weir("tenant", "list").out
+    assert weir("tenant", "resume", "acme").code == 0
+
+
+def test_a_tenant_moves_to_another_plan(weir: Weir) -> None:
+    weir("plan", "set", "max", "--credits", "5000")
+    assert weir("tenant", "plan", "acme", "max", "--yes").out == "tenant acme is on plan max version 1\n"
+
+
+def test_a_key_is_shown_once_and_works_with_the_gateways_pepper(weir: Weir, database: Database) -> None:
+    issued = weir("key", "issue", "acme", "--name", "ci", "--rpm", "5", "--tpm", "100", "--project", "p", "--expires", "2099-01-01")
+    secret = issued.out.strip()
+    assert secret.startswith("sk-weir-")
+    assert "cannot be shown again" in issued.err
+    with database.read() as session:
+        principal = find_principal(session, KeyHasher(pepper(load_settings(None))).digest(secret), NOW_US)
+    assert principal is not None
+    assert (principal.tenant_id, principal.requests_per_minute, principal.project) == ("acme", 5, "p")
+    (key,) = json.loads(weir("key", "list", "acme", "--format", "json").out)
+    assert (key["name"], key["secret"], key["expires"]) == ("ci", f"...{secret[-4:]}", "2099-01-01 00:00:00Z")
+    assert weir("key", "revoke", key["id"], "--yes").code == 0
+    assert json.loads(weir("key", "list", "--format", "json").out) == []
+    assert len(json.loads(weir("key", "list", "--all", "--format", "json").out)) == 1
+    database.close()
+
+
+def test_an_admin_key_names_no_tenant(weir: Weir) -> None:
+    assert weir("key", "issue", "--admin", "--quiet").out.startswith("sk-weir-admin-")
+    for wrong in (("key", "issue"), ("key", "issue", "acme", "--admin")):
+        assert weir(*wrong).code == 2
+
+
+def test_a_plan_set_again_is_a_new_version(weir: Weir) -> None:
+    assert weir("plan", "set", "pro", "--credits", "2000").out == "plan pro version 2: 2000 credits a month, then slow\n"
+    plans = json.loads(weir("plan", "list", "--all", "--format", "json").out)
+    assert [(plan["version"], plan["credits"], plan["tenants"]) for plan in plans] == [(1, "1000", 1), (2, "2000", 0)]
+    assert plans[0]["allowed_models"] == ["a", "b"]
+    assert "monthly fee" in weir("plan", "show", "pro").out
+
+
+def test_grants_are_given_listed_and_voided(weir: Weir) -> None:
+    assert weir("grant", "add", "acme", "--credits", "500", "--id", "g1", "--expires", "2099-01-01").code == 0
+    assert weir("grant", "add", "acme", "--credits", "500", "--id", "g1").code == 2
+    assert "credits left         1500" in weir("usage", "show", "acme").out
+    assert weir("grant", "void", "g1", "--yes").code == 0
+    (grant,) = [row for row in json.loads(weir("grant", "list", "acme", "--format", "json").out) if row["id"] == "g1"]
+    assert (grant["credits"], grant["voided"] is not None) == ("500", True)
+    assert json.loads(weir("usage", "show", "acme", "--format", "json").out)[0]["credits_left"] == "1000"
+
+
+def test_rates_are_set_listed_and_proposed(weir: Weir) -> None:
+    assert weir("rate", "set", "m", "--input", "0.5", "--output", "1.5", "--cache-read", "0.05").code == 0
+    assert weir("rate", "set", "local", "--free").code == 0
+    assert weir("rate", "set", "m", "--input", "1", "--output", "2", "--from", "2099-01-01").code == 0
+    rates = json.loads(weir("rate", "list", "--format", "json").out)
+    assert [(rate["model"], rate["state"], rate["input"], rate["free"]) for rate in rates] == [
+        ("local", "current", None, True),
+        ("m", "current", "0.5", False),
+        ("m", "future", "1", False),
+    ]
+    imported = weir("rate", "import", "gpt-4o", "no-such-model", "--credits-per-usd", "100", "--yes")
+    assert (imported.code, "not in the public price list" in imported.out) == (0, True)
+    assert json.loads(weir("rate", "list", "gpt-4o", "--format", "json").out)[0]["input"] == "250"
+
+
+def test_an_import_without_yes_writes_nothing(weir: Weir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert weir("rate", "import", "gpt-4o", "--credits-per-usd", "100").code == 2
+    assert json.loads(weir("rate", "list", "--format", "json").out) == []
+    assert weir("rate", "import", "no-such-model", "--credits-per-usd", "100", "--yes").code == 2
+
+
+def test_exports_are_the_bytes_of_the_books(weir: Weir, database: Database, tmp_path: Path) -> None:
+    with database.write() as session:
+        book(session, [event(1, 10), event(2, 32)], NOW_US)
+    for form in ("csv", "json"):
+        assert weir("usage", "export", "--month", "2026-11", "--format", form).out.encode() == usage.export_usage(database, "2026-11", format=form)
+    wrote = weir("usage", "export", "--month", "2026-11", "--tenant", "acme", "-o", str(tmp_path / "u.csv"))
+    assert (wrote.code, wrote.out) == (0, "")
+    assert (tmp_path / "u.csv").read_bytes() == usage.export_usage(database, "2026-11", tenant_id="acme")
+    rows = list(csv.DictReader(io.StringIO(weir("invoice", "export", "--month", "2026-11").out, newline="")))
+    assert [row["credits"] for row in rows if row["line"] == "usage"] == ["0.000000042"]
+    database.close()
+
+
+def test_the_ledger_is_verified_and_a_difference_ends_with_1(weir: Weir, database: Database) -> None:
+    weir("grant", "add", "acme", "--credits", "5")
+    with database.write() as session:
+        book(session, [event(1, 10)], NOW_US)
+    assert weir("ledger", "verify").code == 0
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE grant_balance SET remaining_ncr = remaining_ncr + 1")
+    wrong = weir("ledger", "verify")
+    assert (wrong.code, "difference" in wrong.err, "grant" in wrong.out) == (1, True, True)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("tenant", "create", "acme", "--plan", "pro"), "acme` exists already"),
+        (("tenant", "create", "Ac", "--plan", "pro"), "id: `Ac` is not usable"),
+        (("tenant", "create", "new", "--plan", "gold"), "there is no plan `gold`"),
+        (("tenant", "show", "nobody"), "there is no tenant `nobody`"),
+        (("key", "issue", "nobody"), "there is no tenant `nobody`"),
+        (("key", "issue", "acme", "--expires", "soon"), "expires: `soon` is no instant"),
+        (("key", "issue", "acme", "--expires", "2020-01-01"), "this instant has passed"),
+        (("key", "revoke", "key_none", "--yes"), "there is no key `key_none`"),
+        (("plan", "set", "x", "--credits", "lots"), "--credits: `lots` is not a number"),
+        (("plan", "set", "x", "--credits", "1", "--on-exhausted", "cut"), "--on-exhausted: "),
+        (("plan", "set", "x", "--credits", "1", "--on-exhausted", "overage"), "credit_price is missing"),
+        (("plan", "set", "x", "--credits", "1", "--fee", "1.001"), "monthly_fee: "),
+        (("grant", "add", "acme", "--credits", "0"), "out of range"),
+        (("grant", "add", "acme", "--credits", "1", "--kind", "plan"), "kind: `plan`"),
+        (("grant", "void", "none", "--yes"), "there is no grant `none`"),
+        (("rate", "set", "m"), "a rate names `input` and `output`"),
+        (("rate", "set", "m", "--input", "1", "--output", "0.00001"), "--output: `0.00001` credits per 1,000,000 is finer"),
+        (("rate", "set", "m", "--free", "--input", "1", "--output", "1"), "a free model has no prices"),
+        (("rate", "import", "m"), "--credits-per-usd is missing"),
+        (("usage", "export", "--month", "2026-13"), "month"),
+        (("usage", "export", "--month", "2026-11", "--format", "xlsx"), "format: `xlsx`"),
+        (("usage", "show", "nobody"), "there is no tenant `nobody`"),
+        (("invoice", "export", "--month", "november"), "month"),
+        (("tenant", "list", "--config", "absent.yaml"), "absent.yaml: cannot be read"),
+    ],
+)
+def test_a_mistake_ends_with_2_and_one_clear_line(weir: Weir, arguments: tuple[str, ...], part: str) -> None:
+    said = weir(*arguments)
+    assert (said.code, said.out) == (2, "")
+    assert part in said.err
+    assert said.err.startswith("weir: ")
+    assert said.err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_is_said(weir: Weir, tmp_path: Path) -> None:
+    said = weir("usage", "export", "--month", "2026-11", "-o", str(tmp_path / "none" / "u.csv"))
+    assert (said.code, "cannot be written" in said.err) == (2, True)
+
+
+def test_a_database_that_is_away_ends_with_1(weir: Weir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIR_DATABASE__URL", "postgresql://nobody:secret@127.0.0.1:1/none?connect_timeout=1")
+    said = weir("tenant", "list")
+    assert (said.code, said.err.startswith("weir: the database cannot be used now")) == (1, True)
+    assert "secret" not in said.err
+
+
+def test_lists_as_csv_are_safe_in_a_spreadsheet(weir: Weir) -> None:
+    weir("tenant", "create", "evil", "--plan", "pro", "--name", '=HYPERLINK("x")')
+    rows = list(csv.DictReader(io.StringIO(weir("tenant", "list", "--format", "csv").out, newline="")))
+    assert rows[1]["name"] == '\'=HYPERLINK("x")'
+
+
+def test_a_name_cannot_move_the_terminals_cursor(weir: Weir) -> None:
+    weir("tenant", "create", "evil", "--plan", "pro", "--name", "a\x1b[2Jb")
+    assert "\x1b" not in weir("tenant", "list").out
+    assert "\x1b" not in weir("tenant", "show", "evil").out
