@@ -19,6 +19,7 @@ COLUMNS = ("id", "tenant", "kind", "credits", "remaining", "priority", "effectiv
 @app.command()
 def add(
     tenant: Annotated[str, typer.Argument(metavar="TENANT")],
+    *,
     credits: Annotated[str, typer.Option("--credits")],
     kind: Annotated[str, typer.Option("--kind", help="topup, promotion or adjustment")] = "topup",
     expires: Annotated[str | None, typer.Option("--expires", help="2027-01-01 (midnight UTC), or an instant with its zone; left out: never")] = None,

@@ -19,6 +19,7 @@ COLUMNS = ("id", "kind", "tenant", "name", "secret", "project", "requests_per_mi
 @app.command()
 def issue(
     tenant: Annotated[str | None, typer.Argument(metavar="TENANT", help="whose key; left out with --admin")] = None,
+    *,
     name: Annotated[str, typer.Option("--name", help="what it is for")] = "",
     admin: Annotated[bool, typer.Option("--admin", help="an admin's key, for /admin and /finance")] = False,
     project: Annotated[str | None, typer.Option("--project", help="a name to group usage by")] = None,

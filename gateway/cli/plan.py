@@ -32,6 +32,7 @@ COLUMNS = (
 @app.command("set")
 def put(
     plan: PlanArgument,
+    *,
     credits: Annotated[str, typer.Option("--credits", help="granted every month")],
     name: Annotated[str, typer.Option("--name")] = "",
     on_exhausted: Annotated[str, typer.Option("--on-exhausted", help="past the credits: slow, overage (invoiced) or block")] = "slow",

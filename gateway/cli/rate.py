@@ -24,6 +24,7 @@ _Each = Annotated[str | None, typer.Option(help="credits each")]
 @app.command("set")
 def put(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="its public name")],
+    *,
     input: _Price = None,
     output: _Price = None,
     cache_read: _Price = None,

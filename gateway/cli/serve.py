@@ -19,7 +19,6 @@ from backends.errors import BackendError
 from backends.supervisor import Child, Supervisor
 from backends.transport.direct import DirectTransport
 from billing.db import Database
-from billing.tenants.keys import KeyHasher
 from gateway.app import create_app
 from gateway.cli.books import ConfigOption
 from gateway.cli.children import DEMO, LOCAL_MODEL, embedded_child, vllm_server, with_child, with_demo
@@ -27,7 +26,7 @@ from gateway.cli.first_start import banner, first_keys, plant, unrated
 from gateway.clock import Clock, SystemClock
 from gateway.config import ConfigError, Settings, config_path, load_settings, pepper, unknown_names
 from gateway.server import BACKLOG, build_server
-from gateway.services import open_services
+from gateway.services import Services, open_services
 from gateway.telemetry.logs import configure_logging
 
 log = logging.getLogger("weir")
@@ -45,6 +44,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 def serve(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]", help="passed on to `vllm serve`, after --")] = None,
+    *,
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option("--host", help="address to listen at")] = None,
     port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="port to listen at; 0: any free one")] = None,
@@ -99,15 +99,20 @@ def listen(host: str, port: int) -> Any:
 
 
 async def _run(run: Run, listener: socket.socket, clock: Clock) -> None:
-    settings, hasher = run.settings, KeyHasher(pepper(run.settings))
+    await asyncio.to_thread(_prepare, run.settings, clock.now_us())
+    async with _child(run) as settings, open_services(settings, clock) as services:
+        server = _Announcing(build_server(create_app(services), settings).config)
+        server.announce = lambda: _announce(run, services, listener)
+        await _serve(server, listener)
+
+
+def _prepare(settings: Settings, now_us: int) -> None:
+    """Make what a start leans on: the secret, the tables, the seeds. Raises what is wrong with them before anything runs."""
+    pepper(settings)
     database = Database(settings.database_url)
     try:
-        await asyncio.to_thread(database.migrate)
-        await asyncio.to_thread(plant, database, settings.seed, clock.now_us())
-        async with _child(run) as settings, open_services(settings, clock) as services:
-            server = _Announcing(build_server(create_app(services), settings).config)
-            server.announce = lambda: _announce(run, settings, listener, database, hasher, clock.now_us())
-            await _serve(server, listener)
+        database.migrate()
+        plant(database, settings.seed, now_us)
     finally:
         database.close()
 
@@ -128,12 +133,12 @@ async def _child(run: Run) -> AsyncGenerator[Settings]:
         await transport.aclose()
 
 
-def _announce(run: Run, settings: Settings, listener: socket.socket, database: Database, hasher: KeyHasher, now_us: int) -> None:
-    host, port = settings.server.host, listener.getsockname()[1]
+def _announce(run: Run, services: Services, listener: socket.socket) -> None:
+    host, port = services.settings.server.host, listener.getsockname()[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
-    secrets = first_keys(database, hasher, DEMO if run.demo else None, now_us)
+    secrets = first_keys(services.database, services.hasher, DEMO if run.demo else None, services.clock.now_us())
     typer.echo(banner(f"http://{shown}:{port}", run.child_model or None, secrets))
-    for model in unrated(database, settings.models):
+    for model in unrated(services.database, services.settings.models):
         log.warning("model %s has no rate, so its requests are refused; set one: weir rate set %s --input CREDITS --output CREDITS", model, model)
 
 

@@ -19,6 +19,7 @@ COLUMNS = ("id", "name", "state", "plan", "currency", "timezone", "created")
 @app.command()
 def create(
     tenant: TenantArgument,
+    *,
     plan: Annotated[str, typer.Option("--plan", help="the plan it starts on, from now")],
     name: Annotated[str, typer.Option("--name")] = "",
     currency: Annotated[str, typer.Option("--currency", help="of its invoices")] = "USD",
