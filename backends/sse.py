@@ -12,6 +12,7 @@ import msgspec
 from backends.errors import BadAnswer
 
 ABSENT = (b"", b"null")
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what decoding damaged JSON raises
 _NO_ERROR = (*ABSENT, b"false", b'""', b"{}")
 _BLANKS = re.compile(rb"[\r\n]+")
 _END = re.compile(rb"\n\r?\n")
@@ -101,7 +102,7 @@ def decode_chunk(payload: bytes) -> Chunk:
     """Read what matters of a chunk. Raises `BadAnswer` for what is no JSON object."""
     try:
         return _chunk.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BadAnswer(f"an event is no JSON object: {error} in {payload[:80]!r}") from error
 
 
@@ -111,7 +112,7 @@ def nested_usage(chunk: Chunk) -> msgspec.Raw | None:
         return None
     try:
         found = [choice.usage for choice in _nested.decode(chunk.choices) if bytes(choice.usage) not in ABSENT]
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None  # choices of another shape hold no usage that we know of
     return found[-1] if found else None
 
@@ -129,7 +130,7 @@ def trailing_usage(event: bytes) -> tuple[bytes, msgspec.Raw] | None:
         return None
     try:
         return event[:at] + b"}\n\n", _one.decode(event[at + 9 : -3])
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 
@@ -161,7 +162,10 @@ def with_usage_members(event: bytes, extra: bytes) -> bytes:
 
 def usage_event(event: bytes, usage: msgspec.Raw) -> bytes:
     """Make the event that reports usage at the end, as OpenAI writes it, from the head of an earlier chunk."""
-    members = _members.decode(payload_of(event))
+    try:
+        members = _members.decode(payload_of(event))
+    except UNREADABLE:
+        members = {}
     kept = {name: members[name] for name in ("id", "object", "created", "model", "system_fingerprint", "service_tier") if name in members}
     return b"data: " + msgspec.json.encode({**kept, "choices": [], "usage": usage}) + b"\n\n"
 
@@ -171,13 +175,13 @@ def text_of(region: bytes) -> str:
     if region.startswith(b"data: ") and region.find(b"\r") < 0:
         try:
             return "".join([_text(event) for event in _produced.decode_lines(region[6:].replace(b"\n\ndata: ", b"\n"))])
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             pass  # a comment, an event name or an odd shape is among them: look at each event by itself
     pieces = []
     for event in split_events(region):
         try:
             pieces.append(_text(_produced.decode(payload_of(event))))
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue  # no chunk: nothing was produced by it
     return "".join(pieces)
 
@@ -227,6 +231,9 @@ def _only_value(event: bytes, start: int, value: bytes) -> tuple[int, int] | Non
 
 
 def _rebuilt(event: bytes, change: Callable[[dict[str, msgspec.Raw]], object]) -> bytes:
-    members = _members.decode(payload_of(event))
+    try:
+        members = _members.decode(payload_of(event))
+    except UNREADABLE as error:
+        raise BadAnswer(f"an event is no JSON object: {error}") from error
     change(members)
     return with_payload(event, msgspec.json.encode(members))

@@ -180,10 +180,10 @@ def _closing_quote(view: memoryview, start: int) -> int:
 
 
 def _decoded(raw: msgspec.Raw) -> object:
-    """Decode a member, or take its bytes for text where it is no JSON that can be (lone surrogates, depth)."""
+    """Decode a member, or take its bytes for text where it is no JSON that can be (broken UTF-8, depth)."""
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return bytes(raw).decode("utf-8", "replace")
 
 

@@ -262,6 +262,17 @@ def test_text_is_everything_that_was_produced() -> None:
     assert stream.text() == 'think say no f{"a":1} part old way'
 
 
+def test_broken_text_passes_and_adds_nothing_to_the_estimate() -> None:
+    stream = tap()
+    for event in (b'data: {"choices":[{"text":"\xff\xfe"}]}\n\n', b"data: " + b"[" * 100_000 + b"\n\n", b'data: {"choices":[{"text":"x"}]}\n\n'):
+        assert stream.feed(event) == event
+    assert stream.text() == "x"
+    with pytest.raises(BadAnswer):
+        stream.feed(b'data: {"usage":' + b"[" * 100_000 + b"\n\n")
+    with pytest.raises(BadAnswer):
+        tap().feed(b'data: {"\xff":1,"choices":[{"text":"x","usage":1}],"usage":{}}\n\n')
+
+
 def test_kept_bytes_are_bounded_and_no_text_is_lost() -> None:
     stream = tap()
     for number in range(2000):
