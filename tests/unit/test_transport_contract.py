@@ -7,20 +7,9 @@ import pytest
 from backends.errors import BadAnswer, Disconnected, TimedOut, Unreachable
 from backends.transport.direct import DirectTransport
 from backends.transport.seam import Exchange, Origin, Timeouts, Transport
-from tests.raw_server import EVERY, Peer, RawServer, always, answer, make_tls, once, over, read_all
+from tests.raw_server import EVERY, Peer, RawServer, always, answer, once, over, read_all
 
 CHUNKED = b'HTTP/1.1 200 OK\r\nX-Kept: Yes\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n7;note="x y"\r\n, world\r\n0\r\nX-Trailer: t\r\n\r\n'
-
-
-@pytest.fixture(scope="session")
-def tls(tmp_path_factory: pytest.TempPathFactory):
-    return make_tls(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="session")
-def stranger(tls):
-    """A server's context that no client here trusts."""
-    return tls[0]
 
 
 @over(*EVERY)
@@ -385,45 +374,3 @@ async def test_many_exchanges_at_once_do_not_mix(transport: Transport) -> None:
         for _ in range(2):
             assert all(await asyncio.gather(*[one(number) for number in range(many)]))
         assert server.connections <= many
-
-
-@over(*EVERY)
-async def test_tls_is_verified_and_reused(transport: Transport, tls) -> None:
-    async with RawServer(always(CHUNKED), tls=tls[0]) as server:
-        for _ in range(3):
-            assert await read_all(await transport.open(server.post(bytes(300_000)))) == b"hello, world"
-        assert server.connections == 1
-
-
-@over(*EVERY)
-async def test_an_unknown_certificate_is_unreachable(transport: Transport, stranger) -> None:
-    async with RawServer(always(answer()), tls=stranger) as server:
-        with pytest.raises(Unreachable, match=r"(?i)certificate"):
-            await transport.open(server.get())
-
-
-@pytest.mark.parametrize(
-    "spoiled",
-    [
-        {"headers": (("x-a", "b\r\nx-evil: 1"),)},
-        {"headers": (("x-a", "b\nc"),)},
-        {"headers": (("x-a", "b\0"),)},
-        {"headers": (("x-a\r\nx-evil", "1"),)},
-        {"headers": (("x a", "1"),)},
-        {"headers": (("", "1"),)},
-        {"headers": (("Content-Length", "0"),)},
-        {"headers": (("transfer-encoding", "chunked"),)},
-        {"headers": (("x-a", "\u4f60"),)},
-        {"path": "/v1 HTTP/1.1\r\nx-evil: 1\r\n\r\n"},
-        {"path": "/a b"},
-        {"path": "http://other/"},
-        {"method": "GET /x"},
-    ],
-)
-@over(*EVERY)
-async def test_a_head_that_would_inject_is_refused_before_anything_is_sent(transport: Transport, spoiled: dict) -> None:
-    async with RawServer(once(answer())) as server:
-        whole = {"method": "POST", "path": "/v1", "headers": (), "origin": server.origin, "body": (b"{}",), **spoiled}
-        with pytest.raises(ValueError):  # noqa: PT011  a UnicodeEncodeError is one as well
-            await transport.open(Exchange(**whole))
-        assert server.connections == 0
