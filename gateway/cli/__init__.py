@@ -10,7 +10,9 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
+from backends.errors import BackendError
 from billing.errors import BillingError, BooksUnavailable
+from gateway.cli.failure import Failure
 from gateway.cli.root import app
 from gateway.config import ConfigError
 
@@ -21,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line, and exit with its code."""
     try:
         app(args=argv, prog_name="weir")
-    except BooksUnavailable as error:
+    except (Failure, BooksUnavailable, BackendError) as error:
         _stop(str(error), 1)
     except (BillingError, ConfigError) as error:
         _stop(str(error), 2)

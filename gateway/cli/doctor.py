@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from backends.errors import BackendError
 from billing.db import MIGRATIONS, Database
-from billing.errors import BillingError
+from billing.errors import BillingError, BooksUnavailable
 from billing.operations import keys, rates
 from billing.tenants.store import changes_since, latest_change
 from gateway.cli.backend import probe_backends
@@ -49,9 +49,9 @@ def doctor(config: ConfigOption = None) -> None:
     for name, examine in _examinations(settings):
         try:
             _say("good", name, examine())
-        except Absent as absent:
-            if name == "database":
-                well = _say("wrong", name, str(absent))
+        except (Absent, BooksUnavailable) as away:
+            if name == "database":  # said once: whatever else needs the database is not to blame
+                well = _say("wrong", name, str(away))
         except (Fault, BillingError, ConfigError, BackendError) as error:
             well = _say("wrong", name, str(error))
     raise typer.Exit(0 if well else 1)
@@ -99,8 +99,7 @@ def _disk(settings: Settings) -> str:
 
 def _database(settings: Settings) -> str:
     with _Opened(settings) as database:
-        with database.engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
+        current = _revision(database)
         newest = ScriptDirectory(str(MIGRATIONS)).get_current_head()
         if current != newest:
             raise Fault(
@@ -125,7 +124,7 @@ def _clock(settings: Settings) -> str:
     if now_us < EARLIEST_US:
         raise Fault(f"it says {instant(now_us)}; set the machine's clock, or use a time service (NTP)")
     with _Opened(settings) as database, database.read() as session:
-        if not _migrated(database):
+        if MigrationContext.configure(session.connection()).get_current_revision() is None:
             return instant(now_us)
         last = changes_since(session, latest_change(session) - 1)
         if last and last[-1].at_us > now_us + SKEW_S_MAX * 1_000_000:
@@ -149,7 +148,7 @@ def _backends(settings: Settings) -> str:
 
 def _rates(settings: Settings) -> str:
     with _Opened(settings) as database:
-        if not _migrated(database):
+        if _revision(database) is None:
             return "none yet"
         rated = {rate.model for rate in rates.list_rates(database)} | set(settings.seed.rates)
     missing = sorted(set(settings.models) - rated)
@@ -160,12 +159,13 @@ def _rates(settings: Settings) -> str:
 
 def _has_keys(settings: Settings) -> bool:
     with _Opened(settings) as database:
-        return _migrated(database) and bool(keys.list_keys(database))
+        return _revision(database) is not None and bool(keys.list_keys(database))
 
 
-def _migrated(database: Database) -> bool:
-    with database.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision() is not None
+def _revision(database: Database) -> str | None:
+    """Return the version of the tables, None without tables. Raises `BooksUnavailable`."""
+    with database.read() as session:
+        return MigrationContext.configure(session.connection()).get_current_revision()
 
 
 class _Opened:

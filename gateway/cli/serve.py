@@ -15,16 +15,16 @@ import typer
 import uvicorn
 import uvloop
 
-from backends.errors import BackendError
 from backends.supervisor import Child, Supervisor
 from backends.transport.direct import DirectTransport
 from billing.db import Database
 from gateway.app import create_app
 from gateway.cli.books import ConfigOption
 from gateway.cli.children import DEMO, LOCAL_MODEL, embedded_child, vllm_server, with_child, with_demo
+from gateway.cli.failure import Failure
 from gateway.cli.first_start import banner, first_keys, plant, unrated
 from gateway.clock import Clock, SystemClock
-from gateway.config import ConfigError, Settings, config_path, load_settings, pepper, unknown_names
+from gateway.config import Settings, config_path, load_settings, pepper, unknown_names
 from gateway.server import BACKLOG, build_server
 from gateway.services import Services, open_services
 from gateway.telemetry.logs import configure_logging
@@ -63,9 +63,6 @@ def serve(
     try:
         with listen(settings.server.host, settings.server.port) as listener:
             uvloop.run(_run(run, listener, SystemClock()))
-    except BackendError as error:
-        typer.echo(f"weir: {error}", err=True)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -83,7 +80,7 @@ def plan_run(settings: Settings, vllm: Path | None, arguments: list[str], vllm_b
 
 @contextlib.contextmanager
 def listen(host: str, port: int) -> Any:
-    """Take the address before anything else is started. Raises `ConfigError` when it cannot be had."""
+    """Take the address before anything else is started. Raises `Failure` when it cannot be had."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -91,7 +88,7 @@ def listen(host: str, port: int) -> Any:
             listener.bind((host, port))
             listener.listen(BACKLOG)
         except OSError as error:
-            raise ConfigError(f"cannot listen at {host} port {port}: {error.strerror or error}; choose another with --host and --port") from None
+            raise Failure(f"cannot listen at {host} port {port}: {error.strerror or error}; choose another with --host and --port") from None
         listener.setblocking(False)
         yield listener
     finally:

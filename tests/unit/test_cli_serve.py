@@ -17,9 +17,10 @@ from billing.errors import Invalid, NotFound
 from billing.operations import keys, plans, rates, tenants
 from billing.tenants.keys import KeyHasher
 from gateway.cli.children import vllm_server, with_child, with_demo
+from gateway.cli.failure import Failure
 from gateway.cli.first_start import banner, first_keys, plant, unrated
 from gateway.cli.serve import listen, plan_run
-from gateway.config import ConfigError, load_settings
+from gateway.config import load_settings
 from tests.clock import START_US
 from tests.command import Weir, weir_in
 from tests.desk import migrated
@@ -99,7 +100,7 @@ def test_an_address_that_is_taken_is_said_before_anything_starts() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(ConfigError, match="choose another with --host and --port"), listen("127.0.0.1", taken.getsockname()[1]):
+        with pytest.raises(Failure, match="choose another with --host and --port"), listen("127.0.0.1", taken.getsockname()[1]):
             pass
 
 

@@ -105,6 +105,15 @@ def test_doctor_finds_a_configuration_that_does_not_load(weir: Weir) -> None:
     assert (said.code, said.out.startswith("wrong  configuration: weir.yaml:1: `server.port`")) == (1, True)
 
 
+def test_doctor_says_once_that_the_database_is_away(weir: Weir, monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
+    monkeypatch.setenv("WEIR_DATABASE__URL", f"postgresql://weir:hunter2@127.0.0.1:{closed_port}/weir?connect_timeout=1")
+    monkeypatch.setenv("WEIR_SECRET", "0123456789abcdef")
+    said = weir("doctor")
+    wrong = [line for line in said.out.splitlines() if line.startswith("wrong")]
+    assert (said.code, len(wrong), wrong[0].startswith("wrong  database: the database cannot be used now")) == (1, 1, True)
+    assert "hunter2" not in said.out + said.err
+
+
 def test_backends_are_listed_with_how_they_are(weir: Weir, scripted_upstream: ScriptedUpstream, closed_port: int) -> None:
     Path("weir.yaml").write_text(backend(f"[{scripted_upstream.base_url}, 'http://127.0.0.1:{closed_port}/v1']"))
     rows = weir("backend", "list", "--format", "csv").out.splitlines()
