@@ -23,6 +23,14 @@ from gateway.wire.asgi import AsgiClient, Receive, Scope, Send, refuse
 from gateway.wire.openai import error_body
 from gateway.wire.problems import problem_of
 
+DESCRIPTION = """An inference gateway that meters every token once and slows, never cuts, a tenant past its credits.
+
+**Model endpoints** take and give OpenAI's own bodies, so their reference is OpenAI's: `POST /v1/chat/completions`, `POST /v1/completions`,
+`POST /v1/embeddings`. Answers add `usage.cost` (credits) and the headers `x-weir-lane`, `x-weir-credits-remaining` and others.
+
+**Everything else** is below. `/v1` takes a tenant's key; `/admin` and `/finance` take an admin's and refuse with `application/problem+json`.
+"""
+
 Endpoint = Callable[[Services, Scope, Receive, Send], Awaitable[None]]
 
 
@@ -50,7 +58,7 @@ class Gateway:
 
 def create_app(services: Services) -> Gateway:
     """Put the application together over open services."""
-    api = FastAPI(title="Weir", version=metadata.version("weir-gateway"), description=__doc__, redoc_url=None)
+    api = FastAPI(title="Weir", version=metadata.version("weir-gateway"), description=DESCRIPTION, redoc_url=None)
     api.state.services = services
     api.add_exception_handler(Exception, _failed)
     api.add_exception_handler(Refusal, _refused)

@@ -5,6 +5,7 @@ that drips bytes holds a socket for seconds and nothing else. The body's limit i
 """
 
 import asyncio
+import gc
 from typing import Any
 
 import uvicorn
@@ -14,6 +15,18 @@ from gateway.app import Gateway
 from gateway.config import Settings
 
 BACKLOG = 4096
+GC_THRESHOLDS = (50_000, 20, 50)
+
+
+def settle_heap() -> None:
+    """Take what was loaded at start out of the garbage collector's sight, and let it look less often.
+
+    Python's default walks the whole heap of imported code every few thousand requests: 40 us of CPU each, measured. What a request
+    leaves behind is freed by reference counts; the few cycles (exceptions, cancelled tasks) are still found, later.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def build_server(app: Gateway, settings: Settings) -> uvicorn.Server:

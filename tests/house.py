@@ -23,7 +23,7 @@ from billing.operations import keys, plans, rates, tenants
 from billing.plans.terms import PlanTerms
 from billing.tenants.keys import KeyHasher
 from billing.usage.table import UsageEventRow
-from gateway.app import create_app
+from gateway.app import Gateway, create_app
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings, load_settings, pepper
 from gateway.server import build_server
@@ -43,6 +43,7 @@ class House:
     settings: Settings
     key: str
     client: httpx.AsyncClient
+    app: Gateway
     model: str = "m"
 
     @property
@@ -101,14 +102,15 @@ async def open_house(
     issued = keys.issue_key(database, KeyHasher(pepper(settings)), tenant_id=TENANT, kind="tenant", name="test", now_us=now_us)
     database.close()
     async with open_services(settings, time) as services:
-        server = build_server(create_app(services), settings)
+        app = create_app(services)
+        server = build_server(app, settings)
         serving = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.005)
         base_url = f"http://127.0.0.1:{settings.server.port}"
         try:
             async with httpx.AsyncClient(base_url=base_url, timeout=30, trust_env=False) as client:
-                yield House(services, settings, issued.secret, client)
+                yield House(services, settings, issued.secret, client, app)
         finally:
             server.should_exit = True
             await serving
