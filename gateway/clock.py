@@ -5,6 +5,7 @@ measuring how long something took. Everything else is handed a `Clock`, so that 
 """
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -32,3 +33,8 @@ class SystemClock:
     def monotonic_s(self) -> float:
         """Return seconds since an arbitrary instant; never goes back."""
         return time.monotonic()
+
+
+def format_instant(instant_us: int) -> str:
+    """Write an instant (UTC epoch microseconds) in RFC 3339, to the second: 2026-11-01T00:00:00Z."""
+    return datetime.fromtimestamp(instant_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -50,7 +50,6 @@ class LanesSettings(Section):
 
     fast: LaneSettings = LaneSettings()
     slow: LaneSettings = LaneSettings(depth_max=512, wait_ms_max=120_000)
-    age_ms_max: int = Field(60_000, ge=1, description="whoever waited this long goes next, whatever the lane")
 
 
 class BooksSettings(Section):

@@ -1,6 +1,6 @@
 """Clocks: the system's, and the one that tests hold."""
 
-from gateway.clock import Clock, SystemClock
+from gateway.clock import Clock, SystemClock, format_instant
 from tests.clock import START_US, ManualClock
 
 
@@ -17,3 +17,7 @@ def test_a_manual_clock_moves_only_when_told() -> None:
     assert protocol.now_us() == protocol.now_us() == START_US
     clock.advance(1.5)
     assert (clock.now_us(), clock.monotonic_s()) == (START_US + 1_500_000, 1.5)
+
+
+def test_an_instant_is_written_in_utc_to_the_second() -> None:
+    assert format_instant(START_US + 999_999) == "2026-11-03T12:00:00Z"
