@@ -43,13 +43,21 @@ class Planner:
     def plan(self, model: str) -> tuple[Attempt, ...]:
         """Return the attempts for a public model in their order, at least one; empty for an unknown model."""
         attempts = self._attempts.get(model, ())
+        if len(attempts) <= 1:
+            return attempts
         up = tuple(attempt for attempt in attempts if attempt.pool.up)
         return up or attempts
 
     def context_tokens(self, model: str) -> int | None:
-        """Return a public model's context in tokens: as configured, or else the least that its backends have said."""
+        """Return the most tokens that a prompt of a public model can have: as configured, or else the longest context that its backends
+        have named; None as long as one of them has named none."""
         config = self.models.get(model)
         if config is None or config.context_tokens is not None:
             return None if config is None else config.context_tokens
-        said = (attempt.pool.context_tokens(attempt.model) for attempt in self._attempts[model])
-        return min((length for length in said if length is not None), default=None)
+        longest = 0
+        for attempt in self._attempts[model]:
+            said = attempt.pool.context_tokens(attempt.model)
+            if said is None:
+                return None
+            longest = max(longest, said)
+        return longest

@@ -122,6 +122,8 @@ class Stream:
                 break
             data = await answer.read()
             if not data:
+                if out := tap.close():
+                    await client.write(out)
                 break
             out = tap.feed(data)
             if monotonic_s() > progress_s:
@@ -138,6 +140,7 @@ class Stream:
         try:
             while not self.tap.ended and (data := await self.answer.read()):
                 self.tap.feed(data)
+            self.tap.close()
         except BackendError as error:
             log.info("request %s: lost while it was drained: %s", self.settler.reserved.admitted.received.call.request_id, error)
         finally:

@@ -24,7 +24,7 @@ def reserve(services: "Services", admitted: Admitted) -> Reserved:
     wish, terms, account = admitted.received.wish, admitted.terms, admitted.account
     model = services.settings.models[admitted.received.call.model]
     prompt_max = prompt_bound(admitted.received.call.members)
-    context_tokens = model.context_tokens or _context_tokens(services, admitted.received.call.model)
+    context_tokens = services.planner.context_tokens(admitted.received.call.model)
     if context_tokens is not None:  # a longer prompt is refused by the server, and costs nothing
         prompt_max = min(prompt_max, context_tokens * wish.choices)
     output_max = wish.choices * (model.output_tokens_max if wish.output_max is None else wish.output_max)
@@ -45,13 +45,6 @@ def reserve(services: "Services", admitted: Admitted) -> Reserved:
         prompt_tokens_max=prompt_max,
         output_tokens_max=output_max,
     )
-
-
-def _context_tokens(services: "Services", model: str) -> int | None:
-    """The longest context that any of the model's servers has named; None as long as one of them has not."""
-    lengths = [attempt.pool.context_tokens(attempt.model) for attempt in services.planner.plan(model)]
-    known = [length for length in lengths if length is not None]
-    return max(known) if known and len(known) == len(lengths) else None
 
 
 def _past_credits(admitted: Admitted, hold_ncr: int) -> tuple[Lane, str]:

@@ -1,5 +1,7 @@
 """What the road of a request counts, as one call for each of its steps; the names and label orders are `names.py`'s."""
 
+import msgspec
+
 from billing.meter import BUCKETS, Meter
 from gateway.telemetry.metrics import Metrics
 
@@ -40,10 +42,10 @@ class Road(Metrics):
 
     def settled(self, model: str, backend: str, meter: Meter, source: str) -> None:
         """Count the tokens of a settled request, by bucket."""
-        for kind in BUCKETS:
-            count = getattr(meter, kind)
+        tokens = self.tokens
+        for kind, count in zip(BUCKETS, msgspec.structs.astuple(meter), strict=True):
             if count:
-                self.tokens.add((model, backend, kind), count)
+                tokens.add((model, backend, kind), count)
         if source != "reported":
             self.usage_estimated.add((model,))
 

@@ -13,7 +13,7 @@ from billing.operations import grants, keys, plans, rates, tenants
 from billing.money import NCR_PER_CREDIT
 from billing.plans.terms import PlanTerms
 from tests.house import PLAN, TENANT, House, open_house
-from tests.real.upstream import CLOSE, MISBEHAVIOURS, RESET, STALL, ScriptedUpstream, answer, completion, delta, event, json_answer, split_stream, stream, STREAM_HEAD
+from tests.real.upstream import CLOSE, MISBEHAVIOURS, RESET, STALL, ScriptedUpstream, answer, completion, delta, event, json_answer, piece, split_stream, stream, STREAM_END, STREAM_HEAD
 
 
 @pytest.fixture
@@ -320,6 +320,13 @@ async def test_a_stream_without_done_is_ended_properly(house: House, scripted_up
     assert response.text.endswith("data: [DONE]\n\n")
     [booked] = await house.events(1)
     assert (booked.outcome, booked.source, booked.input, booked.output) == ("complete", "reported", 7, 3)
+
+
+async def test_a_stream_whose_done_lacks_its_blank_line_is_whole(house: House, scripted_upstream: ScriptedUpstream) -> None:
+    scripted_upstream.script = (*stream("one ", done=False)[:-2], piece(b"data: [DONE]\n"), STREAM_END)
+    response = await house.chat(stream=True)
+    assert response.text.endswith("data: [DONE]\n\n") and response.text.count("[DONE]") == 1
+    assert [row.outcome for row in await house.events(1)] == ["complete"]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
