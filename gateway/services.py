@@ -146,7 +146,7 @@ def _gate(settings: Settings, pool: Pool, clock: Clock) -> Gate:
     lanes = settings.lanes
     queue = FairQueue(pool.config.slots, depths={Lane.FAST: lanes.fast.depth_max, Lane.SLOW: lanes.slow.depth_max})
     waits = {Lane.FAST: lanes.fast.wait_ms_max / 1000, Lane.SLOW: lanes.slow.wait_ms_max / 1000}
-    return Gate(queue, clock.now_us, wait_s_max=waits, jitter=random.Random())  # noqa: S311 - spreads retries, guards nothing
+    return Gate(queue, clock.now_us, wait_s_max=waits, jitter=random.Random())
 
 
 def _latest_change(database: Database) -> int:

@@ -1,7 +1,7 @@
 """The whole gateway in this process: its own database, a real socket, real requests. Faster to start than a process, and open to view.
 
-    async with open_house(tmp_path, {"m": upstream.base_url}) as house:
-        answer = await house.chat(model="m")
+async with open_house(tmp_path, {"m": upstream.base_url}) as house:
+    answer = await house.chat(model="m")
 """
 
 import asyncio
@@ -80,7 +80,13 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    folder: Path, upstreams: Mapping[str, str | Mapping[str, Any]], *, plan: Mapping[str, Any] | None = None, config: str = "", clock: Clock | None = None, database_url: str | None = None
+    folder: Path,
+    upstreams: Mapping[str, str | Mapping[str, Any]],
+    *,
+    plan: Mapping[str, Any] | None = None,
+    config: str = "",
+    clock: Clock | None = None,
+    database_url: str | None = None,
 ) -> AsyncGenerator[House]:
     """Start a gateway whose models are named like `upstreams`: name -> base URL (a backend that is impatient), or -> backend as in weir.yaml,
     with the upstream's model under `model`. With several, the model `f` falls back from each to the next.
@@ -125,10 +131,10 @@ def _config(folder: Path, upstreams: Mapping[str, str | Mapping[str, Any]], data
     }
     if database_url is not None:
         config |= {"database": {"url": database_url}, "secret": "0123456789abcdef0123456789abcdef"}
-    routes = []
+    routes: list[dict[str, str]] = []
     for name, given in upstreams.items():
-        backend = {"urls": [given], "slots": 4, "timeouts": IMPATIENT} if isinstance(given, str) else dict(given)
-        routes.append({"backend": name, "model": backend.pop("model", f"upstream-{name}")})
+        backend: dict[str, Any] = {"urls": [given], "slots": 4, "timeouts": IMPATIENT} if isinstance(given, str) else dict(given)
+        routes.append({"backend": name, "model": str(backend.pop("model", f"upstream-{name}"))})
         config["backends"][name] = backend
         config["models"][name] = _model(routes[-1])
     if len(routes) > 1:

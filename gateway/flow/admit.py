@@ -41,14 +41,12 @@ async def admit(services: "Services", received: Received) -> Admitted:
     priced = services.tariff.card.at(model, received.at_us)
     if priced is None:
         raise PriceMissing(
-            f"The model `{model}` has no rate, so it cannot be used. An admin sets one with: weir rate set {model} --input CREDITS --output CREDITS, or --free.",
+            f"The model `{model}` has no rate and cannot be used. An admin sets one with: weir rate set {model} --input CREDITS --output CREDITS, or --free.",
             param="model",
         )
     account = services.accounts.get(tenant_id) or await account_of(services, tenant_id, terms)
     limits = services.limiter.admit(principal, received.at_us) if _limited(principal) else ()
-    return Admitted(
-        received=received, principal=principal, tenant_id=tenant_id, terms=terms, account=account, priced=priced, limits=limits
-    )
+    return Admitted(received=received, principal=principal, tenant_id=tenant_id, terms=terms, account=account, priced=priced, limits=limits)
 
 
 async def account_of(services: "Services", tenant_id: str, terms: "Terms") -> "Account":
@@ -64,6 +62,4 @@ async def account_of(services: "Services", tenant_id: str, terms: "Terms") -> "A
 
 def _limited(principal: "Principal") -> bool:
     terms = principal.terms
-    return bool(
-        principal.requests_per_minute or principal.tokens_per_minute or (terms and (terms.requests_per_minute or terms.tokens_per_minute))
-    )
+    return bool(principal.requests_per_minute or principal.tokens_per_minute or (terms and (terms.requests_per_minute or terms.tokens_per_minute)))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from backends.tokens import prompt_bound
 from billing.money import format_credits
+from gateway.clock import format_instant
 from gateway.errors import CreditsExhausted
 from gateway.flow.states import Admitted, Reserved
-from gateway.clock import format_instant
 from gateway.lanes.standing import Lane, Standing, day_is_spent, standing
 from gateway.wire.headers import credits
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def reserve(services: "Services", admitted: Admitted) -> Reserved:
     """Hold credits and choose the lane. Raises `CreditsExhausted`. What it holds must come back through `settle`."""
-    wish, terms, account = admitted.received.wish, admitted.terms, admitted.account
+    wish, _terms, account = admitted.received.wish, admitted.terms, admitted.account
     model = services.settings.models[admitted.received.call.model]
     prompt_max = prompt_bound(admitted.received.call.members)
     context_tokens = services.planner.context_tokens(admitted.received.call.model)

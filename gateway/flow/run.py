@@ -38,7 +38,9 @@ async def run(services: "Services", received: Received, client: Client) -> Settl
     try:
         await _attempts(services, settler, client)
     except BooksUnavailable as error:
-        raise Unavailable("The usage journal takes no entries now, so no work is taken on. Try again in a moment.", internal=str(error), retry_after_s=5) from error
+        raise Unavailable(
+            "The usage journal takes no entries now, so no work is taken on. Try again in a moment.", internal=str(error), retry_after_s=5
+        ) from error
     except asyncio.CancelledError:
         if settler.dispatched and not settler.ended:  # a stream under way has ended itself
             settle_unseen(services, settler)

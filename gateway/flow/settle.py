@@ -64,7 +64,20 @@ class Settler:
     `used_weight` what the fair queue is told, `upstream_s` the time spent waiting for backends.
     """
 
-    __slots__ = ("attempt", "attempts", "deferred", "dispatched", "ended", "first_us", "queue_us", "reserved", "sent_s", "services", "upstream_s", "used_weight")
+    __slots__ = (
+        "attempt",
+        "attempts",
+        "deferred",
+        "dispatched",
+        "ended",
+        "first_us",
+        "queue_us",
+        "reserved",
+        "sent_s",
+        "services",
+        "upstream_s",
+        "used_weight",
+    )
 
     def __init__(self, services: "Services", reserved: Reserved) -> None:
         self.services = services
@@ -185,5 +198,3 @@ class Settler:
             queue_ms=self.queue_us // 1000,
             ttft_us=None if self.first_us is None else max(0, self.first_us - received.at_us),
         )
-
-

@@ -1,4 +1,4 @@
-"""What is known of a request after each step. These types are the sequence diagram of a request:
+"""What is known of a request after each step. These types are the sequence diagram of a request.
 
     Received -> Admitted -> Reserved -> (for each attempt) Queued -> Relayed -> Settled
 

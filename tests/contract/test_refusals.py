@@ -9,11 +9,27 @@ import httpx
 import msgspec
 import pytest
 
-from billing.operations import grants, keys, plans, rates, tenants
 from billing.money import NCR_PER_CREDIT
+from billing.operations import grants, keys, plans, rates, tenants
 from billing.plans.terms import PlanTerms
 from tests.house import PLAN, TENANT, House, open_house
-from tests.real.upstream import CLOSE, MISBEHAVIOURS, RESET, STALL, ScriptedUpstream, answer, completion, delta, event, json_answer, piece, split_stream, stream, STREAM_END, STREAM_HEAD
+from tests.real.upstream import (
+    CLOSE,
+    MISBEHAVIOURS,
+    RESET,
+    STALL,
+    STREAM_END,
+    STREAM_HEAD,
+    ScriptedUpstream,
+    answer,
+    completion,
+    delta,
+    event,
+    json_answer,
+    piece,
+    split_stream,
+    stream,
+)
 
 
 @pytest.fixture
@@ -49,7 +65,7 @@ async def test_401_without_a_key(house: House) -> None:
 
 @pytest.mark.parametrize("secret", ["sk-weir-wrong", "x", "sk-weir-" + "a" * 5000, "käse", "a b"])
 async def test_401_with_a_wrong_key(house: House, secret: str) -> None:
-    response = await house.client.post("/v1/chat/completions", json={"model": "m", "messages": [{}]}, headers={"authorization": f"Bearer {secret}".encode()})
+    response = await house.client.post("/v1/chat/completions", json={"model": "m", "messages": [{}]}, headers=[(b"authorization", f"Bearer {secret}".encode())])
     error(response, 401, "invalid_request_error", "invalid_api_key")
 
 
@@ -84,7 +100,7 @@ async def test_403_for_a_suspended_tenant_and_200_when_it_is_resumed(house: Hous
     services = house.services
     assert (await house.chat("echo")).status_code == 200
     for state, status in (("suspended", 403), ("active", 200)):
-        await asyncio.to_thread(lambda state=state: tenants.set_state(services.database, tenant_id=TENANT, state=state, now_us=services.clock.now_us()))
+        await asyncio.to_thread(tenants.set_state, services.database, tenant_id=TENANT, state=state, now_us=services.clock.now_us())
         async with asyncio.timeout(1):
             while (await house.chat("echo")).status_code != status:
                 await asyncio.sleep(0.02)
@@ -298,9 +314,7 @@ async def test_the_next_backend_serves_when_the_first_fails_before_its_first_byt
 
 
 @pytest.mark.parametrize("name", ["resets_in_the_stream", "closes_in_the_stream", "stalls_in_the_stream"])
-async def test_a_stream_that_breaks_ends_with_an_error_event_and_is_charged_for_what_came(
-    house: House, scripted_upstream: ScriptedUpstream, name: str
-) -> None:
+async def test_a_stream_that_breaks_ends_with_an_error_event_and_is_charged_for_what_came(house: House, scripted_upstream: ScriptedUpstream, name: str) -> None:
     scripted_upstream.script = MISBEHAVIOURS[name]
     response = await house.chat(stream=True)
     assert response.status_code == 200

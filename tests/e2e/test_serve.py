@@ -78,7 +78,10 @@ def test_the_embedded_server_is_started_again_when_it_dies_and_ends_with_the_gat
     server.kill()
     assert gone([server], 10)
     deadline = time.monotonic() + 30
-    while not any("backends.local_server" in " ".join(process.cmdline()) for process in descendants(child.pid)) or status_of(f"http://127.0.0.1:{port}/ready") != 200:
+    while (
+        not any("backends.local_server" in " ".join(process.cmdline()) for process in descendants(child.pid))
+        or status_of(f"http://127.0.0.1:{port}/ready") != 200
+    ):
         assert time.monotonic() < deadline, child.log()
         time.sleep(0.05)
     left = descendants(child.pid)

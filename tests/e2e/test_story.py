@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import OpenAI, RateLimitError
+from openai import AuthenticationError, OpenAI, UnprocessableEntityError
 
 from tests.real.gateway import Gateway, StartGateway
 from tests.real.servers import ModelServer
@@ -44,8 +44,8 @@ def test_from_the_first_key_to_the_months_export(gateway: Gateway) -> None:
     gateway.weir("tenant", "create", "acme", "--plan", "small", "--name", "ACME GmbH", "--currency", "EUR", "--timezone", "Europe/Berlin")
     secret = gateway.issue_key("acme", "--name", "app")
     with OpenAI(base_url=gateway.base_url, api_key=secret, max_retries=0) as client:
-        refused = pytest.raises(Exception, client.chat.completions.create, model="smollm2", messages=QUESTION).value
-        assert getattr(refused, "status_code", None) == 422 and "weir rate set smollm2" in str(refused)
+        with pytest.raises(UnprocessableEntityError, match="weir rate set smollm2"):
+            client.chat.completions.create(model="smollm2", messages=QUESTION)
         gateway.weir("rate", "set", "smollm2", "--input", str(INPUT), "--output", str(OUTPUT))
         spent = spend_until_slow(client)
         # past its credits: slower, never cut, streams too
@@ -53,7 +53,7 @@ def test_from_the_first_key_to_the_months_export(gateway: Gateway) -> None:
             raw = client.chat.completions.with_raw_response.create(model="smollm2", messages=QUESTION, max_tokens=8, **stream_options(stream))
             assert (raw.status_code, raw.headers["x-weir-lane"]) == (200, "slow")
             answer = raw.parse()
-            usage = list(answer)[-1].usage if stream else answer.usage  # type: ignore[call-overload]
+            usage = list(answer)[-1].usage if stream else answer.usage
             spent.append(charge(usage))
         credits: Any = client.get("/credits", cast_to=object)
         assert (credits["remaining"], credits["standing"], credits["lane"], credits["limit"]) == ("0", "slow", "slow", "0.4")
@@ -65,8 +65,8 @@ def test_from_the_first_key_to_the_months_export(gateway: Gateway) -> None:
         key_id = json.loads(gateway.weir("key", "list", "acme", "--format", "json").stdout)[0]["id"]
         gateway.weir("key", "revoke", key_id, "--yes")
         revoked_at = time.monotonic()
-        while getattr(try_once(client), "status_code", None) != 401:
-            assert time.monotonic() - revoked_at < 1.0 + 2.0, "a revoked key still works"
+        while not is_refused(client):
+            assert time.monotonic() - revoked_at < 1.0, "a revoked key still works after a second"
     # finance
     assert gateway.stop() == 0
     check_books(gateway, spent)
@@ -78,9 +78,9 @@ def spend_until_slow(client: OpenAI) -> list[int]:
     left = 4 * NCR // 10
     for _ in range(500):
         raw = client.chat.completions.with_raw_response.create(model="smollm2", messages=QUESTION, max_tokens=40)
-        answer = raw.parse()
-        cost = charge(answer.usage)
-        assert Decimal(str(answer.usage.cost)) * NCR == cost == Decimal(raw.headers["x-weir-cost"]) * NCR  # type: ignore[union-attr]
+        usage: Any = raw.parse().usage
+        cost = charge(usage)
+        assert Decimal(str(usage.cost)) * NCR == cost == Decimal(raw.headers["x-weir-cost"]) * NCR
         spent.append(cost)
         if raw.headers["x-weir-lane"] == "slow":
             assert raw.headers["x-weir-lane-reason"] == "credits_too_few"
@@ -112,14 +112,12 @@ def await_lane(client: OpenAI, lane: str) -> Any:
         assert time.monotonic() < deadline, f"the lane is still {credits['lane']}"
 
 
-def try_once(client: OpenAI) -> Exception | None:
+def is_refused(client: OpenAI) -> bool:
     try:
         client.models.list()
-    except RateLimitError:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever the SDK raises is what the test looks at
-        return error
-    return None
+    except AuthenticationError:
+        return True
+    return False
 
 
 def check_books(gateway: Gateway, spent: list[int]) -> None:

@@ -26,7 +26,13 @@ class FairQueueMachine(RuleBasedStateMachine):
             self.waiting.remove(ticket)
             self.running.append(ticket)
 
-    @rule(tenant=st.sampled_from(TENANTS), lane=st.sampled_from(list(Lane)), cost=st.integers(0, 1000), weight=st.integers(1, 10), limit=st.none() | st.integers(1, 3))
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        lane=st.sampled_from(list(Lane)),
+        cost=st.integers(0, 1000),
+        weight=st.integers(1, 10),
+        limit=st.none() | st.integers(1, 3),
+    )
     def arrive(self, tenant: str, lane: Lane, cost: int, weight: int, limit: int | None) -> None:
         ticket = Ticket(tenant=tenant, lane=lane, cost=cost, weight=weight, limit=limit)
         waits = sum(other.lane is lane for other in self.waiting)
@@ -82,7 +88,7 @@ test_nobody_is_lost_and_slots_are_kept = FairQueueMachine.TestCase
 @settings(deadline=None)
 def test_backlogged_tenants_share_by_weight_within_the_bound(weight_b: int, costs: list[int]) -> None:
     """Two tenants that always have work get tokens in proportion to their weights, off by no more than one request each."""
-    queue = FairQueue(1, depths={lane: 1000 for lane in Lane})
+    queue = FairQueue(1, depths=dict.fromkeys(Lane, 1000))
     weights = {"a": 1, "b": weight_b}
     served = {"a": 0, "b": 0}
     gate = Ticket(tenant="gate", lane=Lane.FAST, cost=0)

@@ -14,7 +14,16 @@ from gateway.lanes.windows import MINUTE_US, Bucket
 
 @pytest.mark.parametrize(
     ("free", "expected"),
-    [(100, Standing.FAST), (21, Standing.FAST), (20, Standing.WARN), (11, Standing.WARN), (10, Standing.GLIDE), (1, Standing.GLIDE), (0, Standing.SLOW), (-5, Standing.SLOW)],
+    [
+        (100, Standing.FAST),
+        (21, Standing.FAST),
+        (20, Standing.WARN),
+        (11, Standing.WARN),
+        (10, Standing.GLIDE),
+        (1, Standing.GLIDE),
+        (0, Standing.SLOW),
+        (-5, Standing.SLOW),
+    ],
 )
 def test_standing_follows_what_is_left(free: int, expected: Standing) -> None:
     assert standing(free, 100) is expected

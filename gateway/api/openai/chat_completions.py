@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions"""
+"""POST /v1/chat/completions."""
 
 from gateway.flow.serve import serve
 from gateway.services import Services

@@ -1,4 +1,4 @@
-"""POST /v1/completions"""
+"""POST /v1/completions."""
 
 from gateway.flow.serve import serve
 from gateway.services import Services

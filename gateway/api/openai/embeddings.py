@@ -1,4 +1,4 @@
-"""POST /v1/embeddings"""
+"""POST /v1/embeddings."""
 
 from gateway.flow.serve import serve
 from gateway.services import Services
