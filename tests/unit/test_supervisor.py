@@ -49,13 +49,13 @@ def children_of(pid: int) -> list[int]:
 
 async def until_gone(*pids: int) -> None:
     async with asyncio.timeout(10):
-        while any(alive(pid) for pid in pids):  # noqa: ASYNC110 - the kernel has no event for another's child
+        while any(alive(pid) for pid in pids):
             await asyncio.sleep(0.02)
 
 
 async def until(supervisor: Supervisor, state: State, restarts: int) -> None:
     async with asyncio.timeout(20):
-        while (supervisor.state, supervisor.restarts) != (state, restarts):  # noqa: ASYNC110 - a test's look from outside
+        while (supervisor.state, supervisor.restarts) != (state, restarts):
             await asyncio.sleep(0.02)
 
 

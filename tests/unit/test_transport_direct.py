@@ -19,7 +19,7 @@ CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until something holds; the test's own limit ends it otherwise."""
-    while not condition():  # noqa: ASYNC110  what is waited for is a state of the code under test, not an event of ours
+    while not condition():
         await asyncio.sleep(0)
 
 
