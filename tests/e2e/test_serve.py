@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,9 +51,11 @@ def test_the_lines_that_a_first_start_prints_work_when_pasted_and_a_second_start
     log = child.log()
     assert len(set(ADMIN_KEY.findall(log))) == 1 and len(set(TENANT_KEY.findall(log))) == 1
     curls = [line for line in log.splitlines() if line.startswith("curl ")]
-    answered = paste(["bash"], "\n".join(curls), tmp_path)
-    assert re.search(r'"content":"[A-Z][a-z]+ [^"]{20,}"', answered), answered
-    assert '"cost":0.0' in answered and '"remaining":"999.' in answered
+    assert len(curls) == 2
+    if shutil.which("curl"):  # a machine with Python and nothing else has none
+        answered = paste(["bash"], "\n".join(curls), tmp_path)
+        assert re.search(r'"content":"[A-Z][a-z]+ [^"]{20,}"', answered), answered
+        assert '"cost":0.0' in answered and '"remaining":"999.' in answered
     snippet = log[log.index("from openai import OpenAI") :]
     said = paste([sys.executable, "-"], "\n".join(snippet.splitlines()[:6]), tmp_path)
     assert re.search(r"cost: 0\.0\d+ credits; left: 999\.\d+", said), said

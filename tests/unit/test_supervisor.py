@@ -178,7 +178,6 @@ def test_the_operators_arguments_and_environment_win(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 async def test_the_real_embedded_server_chats_embeds_and_tells_no_path_of_this_machine() -> None:
-    pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
     transport = DirectTransport()
     supervisor = Supervisor(local_child(alias="tiny"), transport)
     await supervisor.start()
