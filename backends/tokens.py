@@ -75,10 +75,10 @@ def count(text: str, model: str) -> int:
     Loads the encoding on first use (half a second, 85 MB): call it off the event loop; it frees the interpreter's lock while it works.
     """
     encoding = _encoding(encoding_of(model))
-    try:
-        return len(encoding.encode(text, disallowed_special=()))
-    except ValueError:  # a run of white space too long for the pattern's stack: count it in pieces, a token more at each cut
-        return sum([_count_piece(encoding, text[start : start + _PIECE_CHARS]) for start in range(0, len(text), _PIECE_CHARS)])
+    if len(text) <= _PIECE_CHARS:
+        return _count_piece(encoding, text)
+    # The encoder's time grows faster than a run of letters without a break does, so no one may hand it megabytes of one.
+    return sum(_count_piece(encoding, text[start : start + _PIECE_CHARS]) for start in range(0, len(text), _PIECE_CHARS))
 
 
 def _count_piece(encoding: tiktoken.Encoding, piece: str) -> int:

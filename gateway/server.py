@@ -1,11 +1,14 @@
 """The HTTP server: uvicorn on httptools and uvloop, with the time limits that it lacks.
 
-uvicorn waits for ever for a request's head. Here a connection that has not sent a whole head in time is closed, so that a client
-that drips bytes holds a socket for seconds and nothing else. The body's limit is the endpoint's (`wire/asgi.py`).
+uvicorn waits for ever for a request's head, and for a client to take its answer. Here a connection that has not sent a whole head in time
+is closed, and one whose client takes nothing of an answer is ended by the kernel (TCP_USER_TIMEOUT: a timer of ours would cost
+each chunk more than the rest of its way), which cancels the request like any client that leaves. So a client that drips or stalls holds a
+slot for seconds. The body's limit is the endpoint's (`wire/asgi.py`).
 """
 
 import asyncio
 import gc
+import socket
 from typing import Any
 
 import uvicorn
@@ -41,6 +44,9 @@ def build_server(app: Gateway, settings: Settings) -> uvicorn.Server:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            raw = transport.get_extra_info("socket")
+            if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.write_timeout_s * 1000))
             self._wait_for_head()
 
         def data_received(self, data: bytes) -> None:

@@ -125,7 +125,7 @@ async def open_house(
 def _config(folder: Path, upstreams: Mapping[str, str | Mapping[str, Any]], database_url: str | None) -> str:
     config: dict[str, Any] = {
         "data_dir": str(folder / "data"),
-        "server": {"port": free_port(), "header_timeout_s": 0.3, "body_timeout_s": 0.3, "shutdown_grace_s": 2},
+        "server": {"port": free_port(), "header_timeout_s": 0.3, "body_timeout_s": 0.3, "write_timeout_s": 0.5, "shutdown_grace_s": 2},
         "backends": {"echo": {"provider": "echo"}},
         "models": {"echo": _model({"backend": "echo", "model": "echo"}), "unpriced": _model({"backend": "echo", "model": "echo"})},
     }

@@ -27,7 +27,8 @@ class ServerSettings(Section):
     port: int = Field(8080, ge=0, le=65535)
     body_bytes_max: int = Field(20 * 2**20, ge=1024, description="a larger request body is refused with 413")
     header_timeout_s: float = Field(10.0, gt=0, description="a client that takes longer to send its request's head is disconnected")
-    body_timeout_s: float = Field(30.0, gt=0, description="a client that sends nothing of its body for this long gets 408")
+    body_timeout_s: float = Field(30.0, gt=0, description="a client that has not sent its body by then gets 408")
+    write_timeout_s: float = Field(60.0, gt=0, description="a client that takes nothing of its answer for this long is disconnected")
     keep_alive_s: int = Field(75, ge=1, description="an idle connection is closed after this")
     shutdown_grace_s: int = Field(30, ge=0, description="how long requests under way may go on after SIGTERM")
 

@@ -403,6 +403,21 @@ async def test_a_client_that_leaves_before_the_answer_is_charged_its_prompt(hous
     assert booked.input is not None and booked.input > 0
 
 
+async def test_a_client_that_takes_nothing_of_its_answer_is_left_and_charged(house: House, scripted_upstream: ScriptedUpstream) -> None:
+    scripted_upstream.script = (STREAM_HEAD, *(event(delta("x" * 60_000)) for _ in range(300)), STALL)
+    body = msgspec.json.encode({"model": "m", "messages": MESSAGES, "stream": True, "max_tokens": 10})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {house.key}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.settings.server.port, limit=1024)
+    writer.write(head + body)
+    await reader.readexactly(20)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    [booked] = await house.events(1)
+    assert (booked.outcome, booked.source, booked.output) == ("cut", "partial", 10)
+    assert house.services.gates["m"].queue.running == 0
+    assert house.account.held_ncr == 0
+    writer.close()
+
+
 async def test_usage_that_is_absurd_is_estimated_instead(house: House, scripted_upstream: ScriptedUpstream) -> None:
     for usage in ({"prompt_tokens": -1, "completion_tokens": 3}, {"prompt_tokens": 10**15, "completion_tokens": 3}, {"prompt_tokens": "7"}, {}):
         body = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello you"}}], "usage": usage}

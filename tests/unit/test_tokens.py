@@ -214,3 +214,17 @@ def test_counting_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiktoken.load, "read_file", refuse)
     backends.tokens._load.cache_clear()
     assert count("offline", "gpt-4o") == 1
+
+
+def test_a_long_text_is_counted_in_pieces_because_a_run_without_a_break_costs_more_than_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    count_piece = backends.tokens._count_piece
+
+    def counted(encoding: tiktoken.Encoding, piece: str) -> int:
+        lengths.append(len(piece))
+        return count_piece(encoding, piece)
+
+    monkeypatch.setattr(backends.tokens, "_count_piece", counted)
+    assert count("x" * 1_000_000, "gpt-4o") == pytest.approx(125_000, abs=100)
+    assert sum(lengths) == 1_000_000
+    assert max(lengths) <= 16 * 1024
