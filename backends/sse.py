@@ -54,6 +54,7 @@ class _Delta(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
+    message: _Delta | None = None  # in an answer that is not streamed
     text: object = None
 
 
@@ -186,10 +187,18 @@ def text_of(region: bytes) -> str:
     return "".join(pieces)
 
 
+def text_of_answer(body: bytes) -> str:
+    """Return the text that a whole answer holds; of a body of another shape, the body itself."""
+    try:
+        return _text(_produced.decode(body))
+    except UNREADABLE:
+        return body.decode("utf-8", "replace")
+
+
 def _text(event: _Produced) -> str:
     pieces: list[str] = []
     for choice in event.choices or ():
-        delta = choice.delta
+        delta = choice.delta or choice.message
         if delta is None:
             pieces.append(_strings(choice.text))
             continue

@@ -17,7 +17,7 @@ from importlib.resources import files
 import msgspec
 import tiktoken
 
-TEMPLATE_TOKENS = 64  # what a chat template adds by itself: a default system prompt, dates, the opening of the answer
+TEMPLATE_TOKENS = 256  # what a chat template adds by itself: a default system prompt, dates, the opening of the answer
 MESSAGE_TOKENS = 8  # what it adds around one message: role, separators; the message's own JSON is longer, so the bound needs none
 IMAGE_TOKENS_MAX = 4096  # per image part: above OpenAI's high detail (1,445 to 2,500) and a 3-megapixel image in Qwen2-VL
 AUDIO_TOKENS_MAX = 8192  # per audio part: 13 minutes at OpenAI's 10 tokens a second
@@ -120,15 +120,14 @@ def prompt_text(members: Mapping[str, msgspec.Raw]) -> str:
     return "\n".join(pieces)
 
 
-def prompt_estimate(members: Mapping[str, msgspec.Raw], model: str) -> int:
-    """Estimate the prompt tokens: the text counted exactly, token ids, and `MESSAGE_TOKENS` for the template around each message.
+def prompt_beside_text(members: Mapping[str, msgspec.Raw]) -> int:
+    """Count what of a prompt is not in `prompt_text`: token ids, and `MESSAGE_TOKENS` for the template around each message.
 
-    For requests whose upstream reported no usage. Media are left out: their bound would be charged as if it were a count.
+    Media are left out: their bound would be charged as if it were a count.
     """
     ids = sum([_ids(raw) for name, raw in members.items() if name in ("prompt", "input")])
     messages = _decoded(members["messages"]) if "messages" in members else ()
-    around = MESSAGE_TOKENS * len(messages) if isinstance(messages, list) else 0
-    return count(prompt_text(members), model) + ids + around
+    return ids + (MESSAGE_TOKENS * len(messages) if isinstance(messages, list) else 0)
 
 
 def _ids(raw: msgspec.Raw) -> int:

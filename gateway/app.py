@@ -18,8 +18,10 @@ import gateway.api.openai
 import gateway.api.ops
 from gateway.api import admin, finance
 from gateway.errors import Internal, MethodNotAllowed, NotFound, Refusal
+from gateway.ids import uuid7
 from gateway.services import Services
 from gateway.wire.asgi import AsgiClient, Receive, Scope, Send, refuse
+from gateway.wire.headers import request_id
 from gateway.wire.openai import error_body
 from gateway.wire.problems import problem_of
 
@@ -30,6 +32,8 @@ DESCRIPTION = """An inference gateway that meters every token once and slows, ne
 
 **Everything else** is below. `/v1` takes a tenant's key; `/admin` and `/finance` take an admin's and refuse with `application/problem+json`.
 """
+
+WITHOUT_V1 = frozenset({"/chat/completions", "/completions", "/embeddings", "/models", "/responses"})  # a base_url that lacks its /v1
 
 Endpoint = Callable[[Services, Scope, Receive, Send], Awaitable[None]]
 
@@ -51,7 +55,11 @@ class Gateway:
                 if scope["method"] == method:
                     await endpoint(self.services, scope, receive, send)
                 else:
-                    await refuse(AsgiClient(send), MethodNotAllowed(f"{scope['path']} takes {method} only."), "")
+                    await refuse(
+                        AsgiClient(send),
+                        MethodNotAllowed(f"{scope['path']} takes {method} only."),
+                        request_id(scope["headers"], uuid7(self.services.clock.now_us())),
+                    )
                 return
         await self.api(scope, receive, send)
 
@@ -87,14 +95,19 @@ def _modules(package: ModuleType) -> list[ModuleType]:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    if not request.url.path.startswith("/v1"):
+    path = request.url.path
+    if path in WITHOUT_V1:
+        error = NotFound(f"{path} is not served here: the SDK's base_url must end in /v1.")
+    elif not path.startswith("/v1"):
         return problem_of(error)
-    if isinstance(error, HTTPException):
-        wrong = f"{request.method} {request.url.path}"
+    elif isinstance(error, HTTPException):
+        wrong = f"{request.method} {path}"
         error = MethodNotAllowed(f"{wrong} is not offered.") if error.status_code == 405 else NotFound(f"{wrong} is not served here. See /docs.")
     assert isinstance(error, Refusal)
-    headers = {"x-should-retry": "false"} if not error.retryable else {}
-    return Response(error_body(error, request.headers.get("x-request-id", "")), error.status, headers, "application/json")
+    services: Services = request.app.state.services
+    shown_id = request_id(request.headers.raw, uuid7(services.clock.now_us()))
+    headers = {"x-request-id": shown_id} | ({} if error.retryable else {"x-should-retry": "false"})
+    return Response(error_body(error, shown_id), error.status, headers, "application/json")
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ import msgspec
 from backends.errors import BadAnswer
 from backends.provider import Usage
 
-COUNT_MAX = 10**10  # no request is this large: above it a figure is taken for damage
+COUNT_MAX = 10**8  # no request is this large: above it a figure is taken for damage (the books say the same)
 
 
 class _InputDetails(msgspec.Struct):

@@ -1,4 +1,7 @@
-"""Received -> Admitted: the key, the model, its rate, the rate limits; from memory, but for a tenant's first request."""
+"""The key, before a byte of the body is read; then Received -> Admitted: the model, its rate, the rate limits.
+
+All of it from memory, but for a tenant's first request.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -14,10 +17,13 @@ if TYPE_CHECKING:
 
 
 async def authenticate(services: "Services", secret: str) -> "Principal":
-    """Return the principal of a secret. Raises `Unauthenticated`, or `TenantSuspended`."""
+    """Return the principal of a secret. Raises `Unauthenticated`, `TenantSuspended`, or `Unavailable` when the books are away."""
     if not secret:
         raise Unauthenticated("No API key was given. Send it as `Authorization: Bearer sk-weir-...`.")
-    principal = await services.keyring.find(secret)
+    try:
+        principal = await services.keyring.find(secret)
+    except BillingError as error:
+        raise Unavailable("Keys cannot be looked up now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
     if principal is None:
         raise Unauthenticated("This API key is not valid: it is wrong, revoked or expired. Ask your admin for one (`weir key issue TENANT`).")
     if principal.kind != "tenant":
@@ -31,7 +37,7 @@ async def authenticate(services: "Services", secret: str) -> "Principal":
 
 async def admit(services: "Services", received: Received) -> Admitted:
     """Let a request in. Raises a `Refusal` that says why not."""
-    principal = await authenticate(services, received.secret)
+    principal = received.principal
     tenant_id, terms, model = principal.tenant_id, principal.terms, received.call.model
     assert terms is not None  # authenticate saw to it
     if model not in services.settings.models:

@@ -1,34 +1,82 @@
-"""What a request used when the upstream did not say: counted, clamped, and marked as an estimate.
+"""What a request used: what the upstream said of it, as far as that can be believed, and for the rest a count, marked as an estimate.
 
-The server's own tokenizer counts where it offers one (vLLM's /tokenize), else tiktoken, off the event loop. A count never exceeds
-what was held for it, so an estimate cannot cost more than the request was admitted for.
+The server's own tokenizer counts where it offers one (vLLM's /tokenize), else tiktoken, off the event loop. An answer is counted by
+what was really relayed; where the client set a limit, the count stays within it.
 """
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from backends import tokens
+from backends.errors import BadAnswer
 from backends.provider import Usage
 from gateway.flow.states import Reserved
 
 if TYPE_CHECKING:
     from backends.planner import Attempt
 
-
-async def estimate(reserved: Reserved, attempt: "Attempt", output: str, known: Usage | None = None) -> Usage:
-    """Count a request's prompt and the text it was answered with so far; figures that are `known` are kept."""
-    call = reserved.admitted.received.call
-    prompt = known.input if known is not None and known.input is not None else None
-    if prompt is None:
-        prompt = await _count(attempt, tokens.prompt_text(call.members))
-    produced = await _count(attempt, output) if output else 0
-    if known is not None and known.output is not None:
-        produced = max(produced, known.output)
-    return Usage(input=min(prompt, reserved.prompt_tokens_max), output=min(produced, reserved.output_tokens_max))
+log = logging.getLogger("weir.estimate")
 
 
-async def _count(attempt: "Attempt", text: str) -> int:
-    counted = await attempt.pool.count(text, attempt.model)
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """What the upstream said. `usage` has only what can be believed; `output_min` is what one of several choices alone produced."""
+
+    usage: Usage | None = None
+    output_min: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing has to be counted."""
+        return self.usage is not None and self.usage.input is not None and self.usage.output is not None
+
+
+def said(reserved: Reserved, attempt: "Attempt", raw: msgspec.Raw | None, *, final: bool) -> Said:
+    """Read a usage object. Damage is as good as nothing said, and is logged.
+
+    With several choices or prompts, usage before the end is of one of them only (vLLM's continuous usage), and some servers never sum.
+    """
+    received = reserved.admitted.received
+    provider = attempt.pool.provider
+    try:
+        usage = None if raw is None else provider.usage(raw)
+    except BadAnswer as error:
+        log.error("request %s: %s; its usage is estimated", received.call.request_id, error)
+        return Said()
+    if usage is None:
+        return Said()
+    if received.call.endpoint == "embeddings" and usage.output is None:
+        usage = msgspec.structs.replace(usage, output=0)
+    output_min = 0
+    if not final or not provider.counts_every_choice:
+        if received.wish.choices > 1:
+            output_min = usage.output or 0
+            usage = msgspec.structs.replace(usage, output=None, audio_out=None, reasoning=None)
+        if received.wish.prompts > 1:
+            usage = msgspec.structs.replace(usage, input=None, cache_read=None, cache_write_5m=None, cache_write_1h=None, audio_in=None, image_in=None)
+    return Said(usage=usage, output_min=output_min)
+
+
+async def estimate(reserved: Reserved, attempt: "Attempt", output: str, heard: Said, *, ask: bool = True) -> Usage:
+    """Count what was not said: the prompt, and the text that was produced. What was said stays as it is. `ask`: the server's tokenizer, if it has one."""
+    received = reserved.admitted.received
+    usage = heard.usage or Usage()
+    if usage.input is None:
+        text = tokens.prompt_text(received.call.members)
+        prompt = await _count(attempt, text, ask) + tokens.prompt_beside_text(received.call.members)
+        usage = msgspec.structs.replace(usage, input=min(prompt, reserved.prompt_tokens_max))
+    if usage.output is None:
+        produced = max(await _count(attempt, output, ask) if output else 0, heard.output_min)
+        if received.wish.output_max is not None:
+            produced = min(produced, reserved.output_tokens_max)
+        usage = msgspec.structs.replace(usage, output=produced)
+    return usage
+
+
+async def _count(attempt: "Attempt", text: str, ask: bool) -> int:
+    counted = await attempt.pool.count(text, attempt.model) if ask else None
     if counted is not None:
         return counted
     return await asyncio.to_thread(tokens.count, text, attempt.model)

@@ -34,5 +34,5 @@ async def enter(services: "Services", settler: Settler, gate: Gate) -> Ticket:
 
 
 def leave(gate: Gate, ticket: Ticket, settler: Settler) -> None:
-    """Give the slot back, trued up with what was used; an attempt that used nothing costs the tenant no turn."""
-    gate.leave(ticket, settler.used_weight)
+    """Give the slot back, trued up with what was used; an attempt that used nothing costs the tenant no turn, one that is still being counted its estimate."""
+    gate.leave(ticket, settler.used_weight if settler.ended or not settler.deferred else ticket.cost)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from backends.errors import BackendError, BadAnswer, Disconnected
+from backends.errors import BackendError, BadAnswer, Disconnected, Unreachable
 from backends.provider import Usage
+from backends.sse import text_of_answer
 from backends.stream import StreamTap
 from backends.transport.seam import Answer
 from billing.money import format_credits
-from billing.usage.event import Source
 from gateway.errors import BackendBadAnswer, BackendDisconnected, Refusal
 from gateway.flow import disclose
-from gateway.flow.estimate import estimate
+from gateway.flow.estimate import Said, estimate, said
 from gateway.flow.refuse import upstream_refused
 from gateway.flow.settle import Settler
 from gateway.flow.states import Client, Relayed, Settled
@@ -26,7 +26,6 @@ from gateway.wire.headers import find
 from gateway.wire.openai import error_event, with_cost
 
 if TYPE_CHECKING:
-    from backends.provider import Provider
     from gateway.services import Services
 
 log = logging.getLogger("weir.relay")
@@ -38,37 +37,36 @@ END_WAIT_S = 1.0
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-async def relay_whole(services: "Services", settler: Settler, provider: "Provider", answer: Answer, client: Client) -> None:
+async def relay_whole(services: "Services", settler: Settler, answer: Answer, client: Client) -> None:
     """Relay an answer that is not streamed. Raises `NotServed` for a refusal, and `BackendError`; the client has seen nothing then."""
     body = await read_whole(answer, ANSWER_BYTES_MAX)
     settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
     call, attempt = settler.reserved.admitted.received.call, settler.attempt
     assert attempt is not None
-    status = provider.true_status(answer.status, body)
+    status = attempt.pool.provider.true_status(answer.status, body)
     if status != 200:
         raise upstream_refused(status, answer.headers, body, attempt, call.model)
     try:
         members = _members.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadAnswer(f"answered 200 with what is no JSON object: {body[:200]!r}") from error
-    usage = _read_usage(settler, provider, members.get("usage"))
-    source: Source = "reported"
-    if usage is None or (usage.output is None and call.endpoint != "embeddings"):
-        source = "estimated"
-        usage = await estimate(settler.reserved, attempt, _answer_text(body), usage)
-    settled = settler.settle(Relayed(usage=usage, source=source, outcome="complete", status=200))
+    heard = said(settler.reserved, attempt, members.get("usage"), final=True)
+    usage = heard.usage if heard.complete else await estimate(settler.reserved, attempt, text_of_answer(body), heard)
+    settled = settler.settle(Relayed(usage=usage, source="reported" if heard.complete else "estimated", outcome="complete", status=200))
     body = with_cost(body, members, cost_members(settled))
     await client.head(200, disclose.whole(services, settler, settled, len(body)))
     await client.end(body)
 
 
-async def relay_stream(services: "Services", settler: Settler, provider: "Provider", answer: Answer, client: Client) -> None:
+async def relay_stream(services: "Services", settler: Settler, answer: Answer, client: Client) -> None:
     """Relay a streamed answer. Raises `BackendError` while the client has seen nothing of it; after that it ends the stream with an error event."""
-    stream = Stream(services, settler, provider, answer)
+    stream = Stream(services, settler, answer)
     data = await answer.read()
     if not data:
         raise BadAnswer("answered 200 with an empty stream")
     out = stream.tap.feed(data)  # raises BadAnswer for what is no event stream
+    if stream.tap.error is not None and not stream.tap.text():
+        raise Unreachable(f"answered 200 with an error event: {bytes(stream.tap.error)[:500]!r}")
     await client.head(200, disclose.stream(services, settler))
     settler.first_us = services.clock.now_us()
     try:
@@ -78,23 +76,20 @@ async def relay_stream(services: "Services", settler: Settler, provider: "Provid
         if isinstance(error, BadAnswer):
             refusal = BackendBadAnswer("The model server sent something that is no answer.", internal=str(error))
         log.warning("request %s: %s", settler.reserved.admitted.received.call.request_id, error)
-        await stream.settle_cut(502)
+        await stream.settle_cut(502, ask=False)
         await client.end(error_event(refusal, settler.reserved.admitted.received.shown_id))
     finally:
         if not settler.ended:  # the client left, or we are stopping: the upstream stops now, and what was produced is charged
-            if stream.attempt.pool.config.on_disconnect == "drain":
-                settler.defer(stream.drain())
-            else:
-                answer.abort()
-                stream.settle_cut_soon()
+            answer.abort()
+            stream.settle_cut_soon()
 
 
-def settle_unseen(services: "Services", settler: Settler) -> None:
+def settle_unseen(settler: Settler) -> None:
     """End a request whose client left before it saw anything: the upstream was stopped, and the prompt that it had read is charged."""
 
     async def prompt_only() -> None:
         assert settler.attempt is not None
-        usage = await estimate(settler.reserved, settler.attempt, "")
+        usage = await estimate(settler.reserved, settler.attempt, "", Said())
         settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=499))
 
     if not settler.deferred:
@@ -104,9 +99,9 @@ def settle_unseen(services: "Services", settler: Settler) -> None:
 class Stream:
     """One stream under way: the tap on it, and how it is settled however it ends."""
 
-    def __init__(self, services: "Services", settler: Settler, provider: "Provider", answer: Answer) -> None:
+    def __init__(self, services: "Services", settler: Settler, answer: Answer) -> None:
         assert settler.attempt is not None
-        self.services, self.settler, self.provider, self.answer = services, settler, provider, answer
+        self.services, self.settler, self.answer = services, settler, answer
         self.attempt = settler.attempt
         call = settler.reserved.admitted.received.call
         self.tap = StreamTap(strip_usage=not call.wants_usage, drop_continuous=b"continuous_usage_stats" not in _options(call.members))
@@ -135,48 +130,35 @@ class Stream:
         await client.end(tap.tail(cost_members(settled)))
         await self._finish()
 
-    async def drain(self) -> None:
-        """Read on to the end without the client, for a vendor that bills the whole answer anyway; then settle."""
-        try:
-            while not self.tap.ended and (data := await self.answer.read()):
-                self.tap.feed(data)
-            self.tap.close()
-        except BackendError as error:
-            log.info("request %s: lost while it was drained: %s", self.settler.reserved.admitted.received.call.request_id, error)
-        finally:
-            self.answer.abort()
-            await self.settle_cut(499)
-
-    async def settle_cut(self, status: int) -> None:
-        """Charge what was produced until the answer broke off."""
-        if self.settler.ended:
-            return
-        usage = _read_usage(self.settler, self.provider, self.tap.usage)
-        if usage is None or (usage.output is None and not self.tap.ended):
-            usage = await estimate(self.settler.reserved, self.attempt, self.tap.text(), usage)
-        if not self.settler.ended:
-            self.settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=status))
+    async def settle_cut(self, status: int, *, ask: bool = True) -> None:
+        """Charge what was produced until the answer broke off. `ask` False: the server was just lost, so its tokenizer is not asked."""
+        heard = self._said(final=self.tap.ended)
+        usage = heard.usage if heard.complete else await estimate(self.settler.reserved, self.attempt, self.tap.text(), heard, ask=ask)
+        self.settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=status))
 
     def settle_cut_soon(self) -> None:
         """The same when nobody can wait: at once if the usage is known, else as a task of the gateway's own."""
-        usage = _read_usage(self.settler, self.provider, self.tap.usage)
-        if usage is not None and usage.output is not None:
-            self.settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=499))
+        heard = self._said(final=self.tap.ended)
+        if heard.complete:
+            self.settler.settle(Relayed(usage=heard.usage, source="partial", outcome="cut", status=499))
         else:
             self.settler.defer(self.settle_cut(499))
 
     async def _complete(self) -> Relayed:
-        usage = _read_usage(self.settler, self.provider, self.tap.usage)
-        source: Source = "reported"
-        if usage is None or usage.output is None:
-            source = "estimated"
-            usage = await estimate(self.settler.reserved, self.attempt, self.tap.text(), usage)
-        return Relayed(usage=usage, source=source, outcome="complete", status=200)
+        heard = self._said(final=True)
+        usage = heard.usage if heard.complete else await estimate(self.settler.reserved, self.attempt, self.tap.text(), heard)
+        return Relayed(usage=usage, source="reported" if heard.complete else "estimated", outcome="complete", status=200)
+
+    def _said(self, *, final: bool) -> Said:
+        return said(self.settler.reserved, self.attempt, self.tap.usage, final=final)
 
     def _progress(self) -> None:
-        usage = _read_usage(self.settler, self.provider, self.tap.usage)
-        if usage is None:
-            usage = Usage(input=self.settler.reserved.prompt_tokens_max // 4, output=self.tap.events)  # an event is about a token
+        heard = self._said(final=False)
+        usage = heard.usage or Usage()
+        if usage.input is None:
+            usage = msgspec.structs.replace(usage, input=self.settler.reserved.prompt_tokens_max // 4)
+        if usage.output is None:
+            usage = msgspec.structs.replace(usage, output=max(self.tap.events, heard.output_min))  # an event is about a token
         self.settler.progress(usage)
 
     async def _finish(self) -> None:
@@ -214,45 +196,9 @@ def cost_members(settled: Settled) -> bytes:
     )
 
 
-def _read_usage(settler: Settler, provider: "Provider", raw: msgspec.Raw | bytes | None) -> Usage | None:
-    """Read a usage object; damage is as good as nothing said, and is counted."""
-    if raw is None:
-        return None
-    try:
-        usage = provider.usage(raw)
-    except BadAnswer as error:
-        log.error("request %s: %s; its usage is estimated", settler.reserved.admitted.received.call.request_id, error)
-        return None
-    if usage is not None and not provider.counts_every_choice and settler.reserved.admitted.received.wish.choices > 1:
-        usage = msgspec.structs.replace(usage, output=None)
-    return usage
-
-
 def _options(members: dict[str, msgspec.Raw]) -> bytes:
     raw = members.get("stream_options")
     return b"" if raw is None else bytes(raw)
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message | None = None
-    text: str | None = None
-
-
-class _Answer(msgspec.Struct):
-    choices: list[_Choice] = []
-
-
-def _answer_text(body: bytes) -> str:
-    """The text of an answer, for counting; what is not text counts as its bytes."""
-    try:
-        choices = msgspec.json.decode(body, type=_Answer).choices
-    except (msgspec.DecodeError, RecursionError):
-        return body.decode(errors="replace")
-    return "\n".join((choice.message.content if choice.message else choice.text) or "" for choice in choices)
 
 
 def is_stream(answer: Answer) -> bool:

@@ -26,7 +26,7 @@ def reserve(services: "Services", admitted: Admitted) -> Reserved:
     prompt_max = prompt_bound(admitted.received.call.members)
     context_tokens = services.planner.context_tokens(admitted.received.call.model)
     if context_tokens is not None:  # a longer prompt is refused by the server, and costs nothing
-        prompt_max = min(prompt_max, context_tokens * wish.choices)
+        prompt_max = min(prompt_max, context_tokens * wish.prompts)
     output_max = wish.choices * (model.output_tokens_max if wish.output_max is None else wish.output_max)
     hold_ncr = admitted.priced.bound(prompt_max, output_max)
     free_ncr = account.free_ncr

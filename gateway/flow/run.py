@@ -7,7 +7,8 @@ An attempt that fails before its first byte is followed by the next one; whateve
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from backends.errors import BackendError
 from backends.transport.seam import Answer
@@ -20,6 +21,7 @@ from gateway.flow.relay import is_stream, relay_stream, relay_whole, settle_unse
 from gateway.flow.reserve import reserve
 from gateway.flow.settle import Settler
 from gateway.flow.states import Client, Received
+from gateway.lanes.queue import Ticket
 from gateway.lanes.standing import Lane
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from gateway.services import Services
 
 log = logging.getLogger("weir.flow")
+
+Failure = BackendError | Refusal | None  # why an attempt failed, so that the next may be made; None: the client has its answer
 
 SLOW_PRIORITY = 10  # vLLM: lower runs earlier, and 0 is what it gives to whoever names none
 
@@ -42,8 +46,8 @@ async def run(services: "Services", received: Received, client: Client) -> Settl
             "The usage journal takes no entries now, so no work is taken on. Try again in a moment.", internal=str(error), retry_after_s=5
         ) from error
     except asyncio.CancelledError:
-        if settler.dispatched and not settler.ended:  # a stream under way has ended itself
-            settle_unseen(services, settler)
+        if settler.out and not settler.ended:  # a stream under way has ended itself
+            settle_unseen(settler)
         raise
     finally:
         settler.close()
@@ -56,40 +60,64 @@ async def _attempts(services: "Services", settler: Settler, client: Client) -> N
     for attempt in services.planner.plan(call.model):
         gate = services.gates[attempt.backend]
         ticket = await queue.enter(services, settler, gate)
-        try:
-            settler.dispatch(attempt)
-            failure = await _attempt(services, settler, attempt, client)
-        finally:
-            queue.leave(gate, ticket, settler)
+        work = _in_slot(services, settler, attempt, client, ticket)
+        failure = await (_undisturbed(settler, work) if attempt.pool.config.on_disconnect == "drain" else work)
         if failure is None:
             return
         log.warning("request %s: backend %s: %s", call.request_id, attempt.backend, failure)
     raise not_served(failure, call.model)
 
 
-async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> BackendError | Refusal | None:
+async def _undisturbed(settler: Settler, work: Coroutine[Any, Any, Failure]) -> Failure:
+    """Go on to the end also when the client leaves, for a vendor that bills the whole answer anyway; the slot is kept so long."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        settler.defer(_ended(task))
+        raise
+
+
+async def _ended(task: asyncio.Task[Failure]) -> None:
+    try:
+        await task
+    except Refusal as refusal:
+        log.info("nobody is left to be told: %s", refusal)
+
+
+async def _in_slot(services: "Services", settler: Settler, attempt: "Attempt", client: Client, ticket: Ticket) -> Failure:
+    try:
+        settler.dispatch(attempt)
+        return await _attempt(services, settler, attempt, client)
+    finally:
+        queue.leave(services.gates[attempt.backend], ticket, settler)
+
+
+async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> Failure:
     """Make one attempt; None when the client has been answered. Raises a `Refusal` that no other backend would mend."""
     call = settler.reserved.admitted.received.call
     pool = attempt.pool
     outcome = "failed"
     answer: Answer | None = None
+    settler.out, settler.sent_s = True, services.clock.monotonic_s()
     try:
-        settler.sent_s = services.clock.monotonic_s()
         answer = await pool.open(call, attempt.model, priority=SLOW_PRIORITY if settler.reserved.lane is Lane.SLOW else None)
         if answer.status == 200 and call.stream and is_stream(answer):
-            await relay_stream(services, settler, pool.provider, answer, client)
+            await relay_stream(services, settler, answer, client)
         else:
-            await relay_whole(services, settler, pool.provider, answer, client)
+            await relay_whole(services, settler, answer, client)
         outcome = "served"
     except NotServed as error:
+        settler.out = False
         if error.final:
             outcome = "refused"
             raise error.refusal from None
         return error.refusal
     except BackendError as error:
+        settler.out = False
         return error
     finally:
-        if answer is not None and not settler.deferred:
+        if answer is not None:
             answer.abort()
         services.metrics.attempted(attempt.backend, outcome)
     return None

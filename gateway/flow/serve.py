@@ -9,14 +9,15 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backends.provider import Endpoint
-from gateway.errors import Internal, Refusal
+from gateway.errors import Internal, Refusal, Unavailable
+from gateway.flow.admit import authenticate
 from gateway.flow.run import run
 from gateway.flow.settle import Settler
 from gateway.flow.states import Received
 from gateway.ids import uuid7
 from gateway.wire import headers as names
 from gateway.wire.asgi import AsgiClient, ClientGone, Receive, Scope, Send, read_body, refuse, secret_of
-from gateway.wire.openai import read_call
+from gateway.wire.openai import error_event, read_call
 
 if TYPE_CHECKING:
     from gateway.services import Services
@@ -37,12 +38,13 @@ async def serve(services: "Services", endpoint: Endpoint, scope: Scope, receive:
     model = ""
     metrics.inflight += 1
     try:
+        principal = await authenticate(services, secret_of(headers))  # before the body: a stranger's is not even read
         body = await read_body(scope, receive, bytes_max=services.settings.server.body_bytes_max, timeout_s=services.settings.server.body_timeout_s)
         call, wish = read_call(body, endpoint, request_id)
         session, traceparent = names.find(headers, b"x-session-id"), names.find(headers, b"traceparent")
         call.session = session.decode("latin-1") if session else None
         call.traceparent = traceparent.decode("latin-1") if traceparent and names.is_traceparent(traceparent) else None
-        received = Received(secret=secret_of(headers), shown_id=shown_id, call=call, wish=wish, at_us=at_us, at_s=at_s)
+        received = Received(principal=principal, shown_id=shown_id, call=call, wish=wish, at_us=at_us, at_s=at_s)
         settler = await _until_gone(run(services, received, client), client, receive)
         model = call.model
         if settler is not None:
@@ -54,6 +56,12 @@ async def serve(services: "Services", endpoint: Endpoint, scope: Scope, receive:
             await refuse(client, refusal, shown_id)
     except ClientGone:
         client.status = 499
+    except asyncio.CancelledError:  # the gateway is stopping, and the request's grace is over; what it used is charged
+        stopping = Unavailable("The gateway is stopping. Try again in a moment.", retry_after_s=2)
+        if client.status is None:
+            await refuse(client, stopping, shown_id)
+        elif not client.ended:
+            await client.end(error_event(stopping, shown_id))
     except Exception:  # the last line of defence: whatever it is, the client gets an answer in our shape and the log has all of it
         log.exception("request %s failed", request_id)
         if client.status is None:

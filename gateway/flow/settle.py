@@ -61,7 +61,7 @@ def charge(meter: Meter, card: Rate) -> int:
 
 class Settler:
     """Ends one reservation. `attempts` counts upstream attempts, `queue_us` the wait for slots, `first_us` is when the first byte went to the client,
-    `used_weight` what the fair queue is told, `upstream_s` the time spent waiting for backends.
+    `out` says that a backend has the request now, `used_weight` is what the fair queue is told, `upstream_s` the time spent waiting for backends.
     """
 
     __slots__ = (
@@ -71,6 +71,7 @@ class Settler:
         "dispatched",
         "ended",
         "first_us",
+        "out",
         "queue_us",
         "reserved",
         "sent_s",
@@ -89,6 +90,7 @@ class Settler:
         self.dispatched = False
         self.deferred = False
         self.ended = False
+        self.out = False
         self.used_weight = 0
         self.sent_s = 0.0
         self.upstream_s = 0.0

@@ -41,7 +41,7 @@ class Client(Protocol):
 class Received(msgspec.Struct, frozen=True, kw_only=True):
     """A call as it came. `call.request_id` is ours and names the usage event; `shown_id` is what the client is told (its own, if it sent one)."""
 
-    secret: str
+    principal: Principal
     shown_id: str
     call: Call
     wish: Wish

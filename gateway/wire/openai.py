@@ -29,8 +29,9 @@ _PROMPTS: dict[Endpoint, tuple[str, str]] = {
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a call decides its cost: how many answers, and how long each may be (tokens; None: the client set no limit)."""
+    """What of a call decides its cost: how many prompts, how many answers in all, and how long each may be (tokens; None: no limit was set)."""
 
+    prompts: int = 1
     choices: int = 1
     output_max: int | None = None
 
@@ -83,19 +84,24 @@ def member(members: dict[str, msgspec.Raw], name: str, kind: type[T]) -> T | Non
 
 def _wish(members: dict[str, msgspec.Raw], endpoint: Endpoint) -> Wish:
     if endpoint == "embeddings":
-        return Wish(choices=1, output_max=0)
-    choices = _count(members, "n", CHOICES_MAX) or 1
+        return Wish(prompts=_prompts(members["input"]), choices=1, output_max=0)
+    choices, prompts = _count(members, "n", CHOICES_MAX) or 1, 1
     if endpoint == "completions":
-        choices = max(choices, _count(members, "best_of", CHOICES_MAX) or 1)
-        prompt = members["prompt"]
-        if _first(prompt) == b"[":
-            prompts = msgspec.json.decode(prompt, type=list[msgspec.Raw])
-            if prompts and _first(prompts[0]) in b'["':  # several prompts, each with its own answers
-                choices *= len(prompts)
+        prompts = _prompts(members["prompt"])
+        choices = prompts * max(choices, _count(members, "best_of", CHOICES_MAX) or 1)
     limit = _count(members, "max_completion_tokens", OUTPUT_TOKENS_MAX)
-    if limit is None:
-        limit = _count(members, "max_tokens", OUTPUT_TOKENS_MAX)
-    return Wish(choices=choices, output_max=limit)
+    legacy = _count(members, "max_tokens", OUTPUT_TOKENS_MAX)
+    if limit is not None and legacy is not None and limit != legacy:  # servers differ in which of them they obey
+        raise BadRequest(f"`max_completion_tokens` is {limit} and `max_tokens` is {legacy}: send one of them.", param="max_tokens")
+    return Wish(prompts=prompts, choices=choices, output_max=legacy if limit is None else limit)
+
+
+def _prompts(raw: msgspec.Raw) -> int:
+    """Count the prompts: a string is one, and so is an array of token ids; an array of either is as many as it holds."""
+    if _first(raw) != b"[":
+        return 1
+    items = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    return len(items) if items and _first(items[0]) in (b"[", b'"') else 1
 
 
 def _count(members: dict[str, msgspec.Raw], name: str, most: int) -> int | None:

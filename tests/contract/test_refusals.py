@@ -91,6 +91,17 @@ async def test_401_with_an_expired_key(house: House) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": "m"}'])
+async def test_401_comes_before_any_word_about_the_body(house: House, body: bytes) -> None:
+    response = await house.client.post("/v1/chat/completions", content=body)
+    error(response, 401, "invalid_request_error", "invalid_api_key")
+
+
+async def test_404_says_that_the_base_url_lacks_its_v1(house: House) -> None:
+    found = error(await house.post("/chat/completions", {}), 404, "invalid_request_error", "not_found")
+    assert "/v1" in found["message"] and found["request_id"]
+
+
 async def test_403_for_a_model_that_the_plan_does_not_include(tmp_path: Path) -> None:
     async with open_house(tmp_path, {}, plan={"allowed_models": frozenset({"other"})}) as house:
         error(await house.chat("echo"), 403, "permission_error", "model_not_allowed", "model")
@@ -152,6 +163,7 @@ MESSAGES = [{"role": "user", "content": "x"}]
         ({"model": "m", "messages": MESSAGES, "max_tokens": 1.5}, "max_tokens"),
         ({"model": "m", "messages": MESSAGES, "max_tokens": 10**30}, "max_tokens"),
         ({"model": "m", "messages": MESSAGES, "max_completion_tokens": True}, "max_completion_tokens"),
+        ({"model": "m", "messages": MESSAGES, "max_completion_tokens": 1, "max_tokens": 100_000}, "max_tokens"),
         ({"model": "m", "messages": MESSAGES, "n": 0.5}, "n"),
         ({"model": "m", "messages": MESSAGES, "n": 1000}, "n"),
     ],
@@ -208,7 +220,8 @@ async def test_a_client_that_drips_its_head_is_disconnected(house: House) -> Non
 
 
 async def test_408_for_a_client_that_drips_its_body(house: House) -> None:
-    answered = await raw(house, b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\nconnection: close\r\n\r\n{")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {house.key}\r\ncontent-length: 100\r\nconnection: close\r\n\r\n{{"
+    answered = await raw(house, head.encode())
     assert answered.startswith(b"HTTP/1.1 408 ")
     assert b"request_timeout" in answered
 

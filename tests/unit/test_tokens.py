@@ -19,7 +19,7 @@ from backends.tokens import (
     count,
     encoding_of,
     prompt_bound,
-    prompt_estimate,
+    prompt_beside_text,
     prompt_text,
 )
 
@@ -115,7 +115,7 @@ def test_no_text_can_stop_the_count() -> None:
 def test_the_bound_is_above_the_count(text: str, ascii_only: bool) -> None:
     body = {"model": "gpt-4o", "messages": [{"role": "system", "content": text}, {"role": "user", "content": [{"type": "text", "text": text}]}] * 3}
     known = members(body, ascii_only=ascii_only)
-    assert prompt_bound(known) >= prompt_estimate(known, "gpt-4o") - 6 * MESSAGE_TOKENS
+    assert prompt_bound(known) >= count(prompt_text(known), "gpt-4o") + prompt_beside_text(known) - 6 * MESSAGE_TOKENS
 
 
 def test_the_bound_grows_with_text_by_bytes() -> None:
@@ -197,14 +197,15 @@ def test_text_of_a_prompt_is_what_the_model_reads() -> None:
 
 
 def test_an_estimate_adds_what_stands_around_messages() -> None:
-    assert prompt_estimate(members({"prompt": "hello world"}), "gpt-4o") == 2
-    assert prompt_estimate(members({"prompt": [5, 6, 7]}), "gpt-4o") == 3
-    assert prompt_estimate(user("hello world"), "gpt-4o") == count("user\nhello world", "gpt-4o") + MESSAGE_TOKENS
+    assert prompt_beside_text(members({"prompt": "hello world"})) == 0
+    assert prompt_beside_text(members({"prompt": [5, 6, 7]})) == 3
+    assert prompt_beside_text(members({"input": [[5, 6], [7]]})) == 3
+    assert prompt_beside_text(user("hello world")) == MESSAGE_TOKENS
 
 
 def test_text_that_cannot_be_decoded_still_counts() -> None:
     broken = msgspec.json.decode(b'{"prompt":"\xff abc"}', type=dict[str, msgspec.Raw])
-    assert prompt_estimate(broken, "gpt-4o") > 0
+    assert count(prompt_text(broken), "gpt-4o") + prompt_beside_text(broken) > 0
 
 
 def test_counting_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
