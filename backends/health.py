@@ -13,6 +13,7 @@ import msgspec
 from backends.errors import BackendError
 from backends.provider import Provider, Target
 from backends.replica import Replica
+from backends.sse import UNREADABLE
 from backends.transport.seam import Exchange, Transport
 
 FAILURES_MAX = 3  # in a row
@@ -125,7 +126,7 @@ def _read_models(answer: tuple[int, bytes]) -> tuple[tuple[str, ...], dict[str, 
         entries: list[dict[str, Any]] = msgspec.json.decode(answer[1])["data"] if answer[0] == 200 else []
         names = tuple(str(entry["id"]) for entry in entries)
         said = {str(entry["id"]): entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx") for entry in entries}
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):  # a list of another shape tells nothing, and harms nothing
+    except (*UNREADABLE, KeyError, TypeError, AttributeError):  # a list of another shape tells nothing, and harms nothing
         return (), {}
     return names, {name: length for name, length in said.items() if isinstance(length, int) and length > 0}
 

@@ -83,6 +83,7 @@ class Pool:
         self._monotonic_s = monotonic_s
         self._facts: dict[str, Facts] = {}  # by replica
         self._missed: dict[str, int] = {}  # probes in a row, by replica
+        self._broken_by: set[str] = set()  # exceptions of probes that were logged
         self._key = None if config.api_key is None else config.api_key.get_secret_value()
         limits = config.timeouts
         self._timeouts = Timeouts(connect_s=limits.connect_s, first_byte_s=limits.first_byte_s, idle_s=limits.idle_s, total_s=limits.total_s)
@@ -198,7 +199,7 @@ class Pool:
         transport = self.provider.transport or side or self.transport
         every_s = self.config.probe_every_s or (OWN_PROBE_S if self.provider.own_servers else VENDOR_PROBE_S)
         while True:
-            alive = await asyncio.gather(*(self.probe(replica, transport) for replica in self.replicas))
+            alive = await asyncio.gather(*(self._probe_safely(replica, transport) for replica in self.replicas))
             await asyncio.sleep(every_s if all(alive) else min(DOWN_PROBE_S, every_s))
 
     async def probe(self, replica: Replica, transport: Transport) -> bool:
@@ -209,18 +210,33 @@ class Pool:
             return True
         why = await health.probe(transport, exchange)
         if why is not None:
-            self._missed[replica.name] = missed = self._missed.get(replica.name, 0) + 1
-            if missed == health.PROBES_MISSED_MAX:
-                log.warning("backend %s: %s is out: %s", self.name, replica.name, why)
-            if missed >= health.PROBES_MISSED_MAX:
-                health.hold_out(replica)
-                self._facts.pop(replica.name, None)
-            return False
-        self._missed.pop(replica.name, None)
+            return self._miss(replica, why)
         await self._learn(replica, target, transport)
+        self._missed.pop(replica.name, None)
         if health.probe_succeeded(replica, self._monotonic_s()):
             log.info("backend %s: %s is back", self.name, replica.name)
         return True
+
+    async def _probe_safely(self, replica: Replica, transport: Transport) -> bool:
+        """Probe one replica, and live through whatever its answer makes of us: the watch over all of them must not end for one."""
+        try:
+            return await self.probe(replica, transport)
+        except Exception as error:  # noqa: BLE001  a server may answer anything; it is logged, and counts as a probe missed
+            kind = type(error).__name__
+            if kind not in self._broken_by:
+                self._broken_by.add(kind)
+                log.exception("backend %s: the probe of %s broke; further ones by %s are not logged", self.name, replica.name, kind)
+            return self._miss(replica, f"its probe broke by {kind}")
+
+    def _miss(self, replica: Replica, why: str) -> bool:
+        """Count a missed probe, and hold the replica out after some in a row; False, for the probe's caller."""
+        self._missed[replica.name] = missed = self._missed.get(replica.name, 0) + 1
+        if missed == health.PROBES_MISSED_MAX:
+            log.warning("backend %s: %s is out: %s", self.name, replica.name, why)
+        if missed >= health.PROBES_MISSED_MAX:
+            health.hold_out(replica)
+            self._facts.pop(replica.name, None)
+        return False
 
     async def _learn(self, replica: Replica, target: Target, transport: Transport) -> None:
         """Ask one of the operator's own servers what it is, unless it has said so."""
@@ -232,7 +248,7 @@ class Pool:
         self._facts[replica.name] = facts
         if facts != known:
             log.info(
-                "backend %s: %s serves %s; context %s tokens; takes priorities: %s",
+                "backend %s: %s serves %.500s; context %.500s tokens; takes priorities: %s",
                 self.name, replica.name, ", ".join(facts.models) or "?", dict(facts.context_tokens) or "?", self._takes_priority(replica),
             )  # fmt: skip
 

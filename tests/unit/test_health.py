@@ -84,8 +84,13 @@ async def test_a_refused_key_is_no_death() -> None:
 
 
 @pytest.mark.parametrize(
-    "listing", [b"", b"<html>", b"[]", b"null", b'{"data":null}', b'{"data":[1]}', b'{"data":[{"name":"x"}]}', b'{"data":[{"id":"m","max_model_len":"long"}]}']
-)
+    "listing",
+    [
+        b"", b"<html>", b"[]", b"null", b'{"data":null}', b'{"data":[1]}', b'{"data":[{"name":"x"}]}', b'{"data":[{"id":"m","max_model_len":"long"}]}',
+        b'{"data":' + b"[" * 200_000, b'{"data":[{"id":"\xff\xfe"}]}', b'{"data":[{"id":"m","max_model_len":{"a":1}}]}',
+    ],
+    ids=range(11),
+)  # fmt: skip
 async def test_a_list_of_models_of_another_shape_harms_nothing(listing: bytes) -> None:
     pool, transport = vllm_pool({"/health": (200, b""), "/v1/models": (200, listing), "/v1/completions": (400, b"")})
     assert await pool.probe(pool.replicas[0], transport)
@@ -146,3 +151,46 @@ async def test_watching_probes_until_it_is_cancelled() -> None:
         await task
     assert pool.priority_scheduling
     assert own.sent == []
+
+
+async def watched_until(pool: Pool, side: ScriptedTransport, seen: asyncio.Event) -> None:
+    task = asyncio.create_task(pool.watch(side))
+    done, _ = await asyncio.wait((task, asyncio.create_task(seen.wait())), return_when=asyncio.FIRST_COMPLETED, timeout=20)
+    ended = task in done
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert not ended and seen.is_set()
+
+
+async def test_a_probe_that_breaks_us_is_a_missed_probe_and_neither_ends_the_watch_nor_fills_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    later = asyncio.Event()
+
+    class Breaking(ScriptedTransport):
+        async def open(self, exchange: Exchange) -> Answer:
+            if len(self.sent) == 6:
+                later.set()
+            self.sent.append(exchange)
+            raise RecursionError("maximum recursion depth exceeded")
+
+    pool, _ = vllm_pool({}, probe_every_s=0.001)
+    await watched_until(pool, Breaking(), later)
+    assert not pool.up
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+async def test_one_replica_whose_probe_breaks_us_does_not_keep_the_others_from_being_watched() -> None:
+    later = asyncio.Event()
+
+    class HalfBroken(ScriptedTransport):
+        async def open(self, exchange: Exchange) -> Answer:
+            if exchange.origin.host == "a":
+                raise KeyError("surprise")
+            if len(self.sent) == 6:
+                later.set()
+            return await super().open(exchange)
+
+    made = BackendConfig.model_validate({"provider": "local", "urls": ["http://a/v1", "http://b/v1"], "probe_every_s": 0.001})
+    pool = Pool("b", made, ScriptedTransport())
+    await watched_until(pool, HalfBroken(by_path={"/health": (200, b""), "/v1/models": (200, LLAMA_MODELS)}), later)
+    assert [health.usable(replica, 0.0) for replica in pool.replicas] == [False, True]
