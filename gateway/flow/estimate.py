@@ -47,8 +47,8 @@ def said(reserved: Reserved, attempt: "Attempt", raw: msgspec.Raw | None, *, fin
         return Said()
     if usage is None:
         return Said()
-    if received.call.endpoint == "embeddings" and usage.output is None:
-        usage = msgspec.structs.replace(usage, output=0)
+    if received.call.endpoint == "embeddings":  # every server seen sums these
+        return Said(usage=msgspec.structs.replace(usage, output=usage.output or 0))
     output_min = 0
     if not final or not provider.counts_every_choice:
         if received.wish.choices > 1:

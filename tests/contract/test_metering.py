@@ -104,6 +104,16 @@ async def test_output_that_was_relayed_is_charged_whole_where_the_client_set_no_
     assert booked.output is not None and booked.output >= 6000  # above the 4,096 that were held for
 
 
+async def test_several_prompts_are_counted_where_the_server_says_one_of_them(house: House, scripted_upstream: ScriptedUpstream) -> None:
+    choices = [{"index": index, "text": " ok", "finish_reason": "stop"} for index in range(3)]
+    scripted_upstream.play(json_answer({"object": "text_completion", "choices": choices, "usage": usage(100, 1)}))
+    scripted_upstream.play(tokenized(300))
+    scripted_upstream.play(tokenized(3))
+    await house.post("/v1/completions", {"model": "local", "prompt": ["word " * 100] * 3, "max_tokens": 2})
+    [booked] = await house.events(1)
+    assert (booked.source, booked.input, booked.output) == ("estimated", 300, 3)
+
+
 async def test_token_ids_are_counted(house: House, scripted_upstream: ScriptedUpstream) -> None:
     scripted_upstream.script = (json_answer({"object": "list", "data": [], "model": "x"}),)
     assert (await house.post("/v1/embeddings", {"model": "m", "input": [1] * 5000})).status_code == 200
