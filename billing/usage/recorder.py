@@ -250,7 +250,7 @@ class Recorder:
         if self._replay is not None and remains is not None:
             try:
                 self._batch = [(event, None, False) for event in islice(self._replay, self._batch_max)]
-            except BooksUnavailable:
+            except BaseException:  # a generator that raised is spent and would look like one at its end
                 self._replay = remains.events(self._find_rate)  # from the start: what is booked already is known by its id
                 raise
             if self._batch:
