@@ -20,13 +20,16 @@ class Strict(BaseModel):
 
 
 class TimeoutsConfig(Strict):
-    """Limits in seconds. An answer that is not streamed has no byte before it is whole, so its head may take `whole_s`, not `first_byte_s`."""
+    """Limits in seconds; `total_s` is of the whole exchange, null for none.
+
+    An answer that is not streamed has no byte before it is whole, so its head may take `whole_s`, not `first_byte_s`; and so may all of it.
+    """
 
     connect_s: Seconds = 5.0
     first_byte_s: Seconds = 120.0
     whole_s: Seconds = 600.0
     idle_s: Seconds = 60.0
-    total_s: Seconds | None = None
+    total_s: Seconds | None = 3600.0
 
 
 class EchoConfig(Strict):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from backends import health
 from backends.config import BackendConfig
-from backends.errors import BackendError, BadConfig, Saturated, TimedOut, Unreachable
+from backends.errors import BackendError, BadAnswer, BadConfig, Saturated, TimedOut, Unreachable
 from backends.health import Facts
 from backends.pickers import build_picker
 from backends.provider import Call, Provider, Target
@@ -23,7 +23,9 @@ from backends.vendors import vendor_named
 OWN_PROBE_S = 5.0
 VENDOR_PROBE_S = 60.0
 DOWN_PROBE_S = 1.0
-PROBE_TIMEOUTS = Timeouts(connect_s=2.0, first_byte_s=10.0, idle_s=5.0, total_s=30.0)
+PROBE_TIMEOUTS = Timeouts(connect_s=2.0, first_byte_s=3.0, idle_s=3.0, total_s=6.0)
+LEARN_TIMEOUTS = Timeouts(connect_s=2.0, first_byte_s=10.0, idle_s=5.0, total_s=15.0)  # one token behind everybody else takes a while
+COUNT_TIMEOUTS = Timeouts(connect_s=1.0, first_byte_s=2.0, idle_s=2.0, total_s=2.0)  # somebody waits for it: an estimate will do
 SICK = frozenset((502, 503, 504))  # the server is at fault; a 500 may be the request's
 
 log = logging.getLogger("weir.backends")
@@ -87,7 +89,8 @@ class Pool:
         self._key = None if config.api_key is None else config.api_key.get_secret_value()
         limits = config.timeouts
         self._timeouts = Timeouts(connect_s=limits.connect_s, first_byte_s=limits.first_byte_s, idle_s=limits.idle_s, total_s=limits.total_s)
-        self._whole = Timeouts(connect_s=limits.connect_s, first_byte_s=limits.whole_s, idle_s=limits.idle_s, total_s=limits.total_s)
+        whole_s = limits.whole_s if limits.total_s is None else min(limits.whole_s, limits.total_s)
+        self._whole = Timeouts(connect_s=limits.connect_s, first_byte_s=limits.whole_s, idle_s=limits.idle_s, total_s=whole_s)
 
     @property
     def up(self) -> bool:
@@ -172,13 +175,17 @@ class Pool:
     async def count(self, text: str, model: str) -> int | None:
         """Have the backend's own tokenizer count a text's tokens; None where it has none or does not answer."""
         replica = next((item for item in self.replicas if health.usable(item, self._monotonic_s())), None)
-        exchange = None if replica is None else self.provider.count_exchange(text, self._side(replica, model))
-        if exchange is None:
+        exchange = None if replica is None else self.provider.count_exchange(text, self._side(replica, model, COUNT_TIMEOUTS))
+        if replica is None or exchange is None:
             return None
         try:
             status, answer = await health.ask(self.transport, exchange)
-            return self.provider.count(answer) if status == 200 else None
         except BackendError as error:
+            self.failed(replica, f"{exchange.path}: {error}")
+            return None
+        try:
+            return self.provider.count(answer) if status == 200 else None
+        except BadAnswer as error:  # a server that has no such path may answer it with anything
             log.info("backend %s did not count tokens: %s", self.name, error)
             return None
 
@@ -204,14 +211,14 @@ class Pool:
 
     async def probe(self, replica: Replica, transport: Transport) -> bool:
         """Probe one replica once; True if it is alive. One that was out is asked again what it is: it may have been started anew."""
-        target = self._side(replica, "")
+        target = self._side(replica, "", PROBE_TIMEOUTS)
         exchange = self.provider.health_exchange(target)
         if exchange is None:
             return True
         why = await health.probe(transport, exchange)
         if why is not None:
             return self._miss(replica, why)
-        await self._learn(replica, target, transport)
+        await self._learn(replica, transport)
         self._missed.pop(replica.name, None)
         if health.probe_succeeded(replica, self._monotonic_s()):
             log.info("backend %s: %s is back", self.name, replica.name)
@@ -238,8 +245,9 @@ class Pool:
             self._facts.pop(replica.name, None)
         return False
 
-    async def _learn(self, replica: Replica, target: Target, transport: Transport) -> None:
+    async def _learn(self, replica: Replica, transport: Transport) -> None:
         """Ask one of the operator's own servers what it is, unless it has said so."""
+        target = self._side(replica, "", LEARN_TIMEOUTS)
         known = self._facts.get(replica.name)
         asks_priority = self.config.priority_scheduling is None and self.provider.priority_exchange(target) is not None
         if not self.provider.own_servers or (known is not None and known.models and not (asks_priority and known.takes_priority is None)):
@@ -261,8 +269,8 @@ class Pool:
         replica.inflight += 1
         return replica
 
-    def _side(self, replica: Replica, model: str) -> Target:
-        return Target(replica=replica, model=model, timeouts=PROBE_TIMEOUTS, api_key=self._key)
+    def _side(self, replica: Replica, model: str, timeouts: Timeouts) -> Target:
+        return Target(replica=replica, model=model, timeouts=timeouts, api_key=self._key)
 
 
 def _replicas(name: str, config: BackendConfig) -> list[Replica]:

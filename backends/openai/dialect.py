@@ -14,6 +14,7 @@ from backends.errors import BadAnswer
 from backends.openai.body import stream_options, write_body
 from backends.openai.usage import read_usage
 from backends.provider import Call, Target, Usage
+from backends.sse import UNREADABLE
 from backends.transport.seam import Exchange, Transport
 from backends.vendors import PLAIN, Vendor
 
@@ -155,9 +156,9 @@ def read_count(answer: bytes) -> int:
     """Read how many tokens a tokenizer's answer holds: its `count`, or else the length of its `tokens`. Raises `BadAnswer`."""
     try:
         counted = msgspec.json.decode(answer, type=_Counted)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BadAnswer(f"token count: {error}") from error
     count = counted.count if counted.count is not None else None if counted.tokens is None else len(counted.tokens)
     if count is None or count < 0:
-        raise BadAnswer(f"token count: the answer holds none: {answer[:200]!r}")
+        raise BadAnswer(f"token count: the answer of {len(answer)} bytes holds none")
     return count

@@ -181,6 +181,45 @@ async def test_an_answer_that_is_not_streamed_may_take_longer_to_begin() -> None
     assert [exchange.timeouts.first_byte_s for exchange in transport.sent] == [70, 7]
 
 
+@pytest.mark.parametrize(
+    ("configured", "whole"), [({}, 600), ({"whole_s": 70}, 70), ({"whole_s": 70, "total_s": 50}, 50), ({"whole_s": 70, "total_s": None}, 70)]
+)
+async def test_an_answer_that_is_not_streamed_is_bounded_as_a_whole(configured: dict[str, float | None], whole: float) -> None:
+    """One byte every half second would else hold its slot for ever."""
+    transport = ScriptedTransport(good(), good())
+    pool = pool_of(transport, timeouts=configured)
+    await pool.open(CALL, "m")
+    await pool.open(STREAM, "m")
+    assert [exchange.timeouts.total_s for exchange in transport.sent] == [whole, configured.get("total_s", 3600)]
+
+
+async def test_a_tokenizer_that_does_not_answer_is_soon_given_up_and_that_counts_against_its_replica() -> None:
+    transport = ScriptedTransport(by_path={"/tokenize": TimedOut("first_byte", 2)})
+    pool = pool_of(transport, provider="vllm")
+    for _ in range(3):
+        assert await pool.count("a", "m") is None
+    assert not pool.up
+    assert await pool.count("a", "m") is None
+    assert len(transport.sent) == 3
+    limits = transport.sent[0].timeouts
+    assert limits.total_s is not None and max(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s) <= 2
+
+
+async def test_a_tokenizer_of_another_shape_is_not_the_replicas_failure() -> None:
+    for answer in ((404, b""), (200, b"<html>"), (200, b"[" * 100_000), (200, b'{"count":"\xff"}')):
+        pool = pool_of(ScriptedTransport(by_path={"/tokenize": answer}), provider="vllm")
+        for _ in range(3):
+            assert await pool.count("a", "m") is None
+        assert pool.up
+
+
+async def test_a_probe_waits_no_longer_than_three_seconds_for_a_sign_of_life() -> None:
+    transport = ScriptedTransport(by_path={"/health": (200, b""), "/v1/models": (200, b'{"data":[]}')})
+    pool = pool_of(transport, provider="vllm")
+    await pool.probe(pool.replicas[0], transport)
+    assert [(exchange.path, exchange.timeouts.first_byte_s <= 3) for exchange in transport.sent] == [("/health", True), ("/v1/models", False)]
+
+
 async def test_a_priority_is_sent_only_where_the_server_takes_one() -> None:
     for configured, expected in ((True, 5), (False, None), (None, None)):
         transport = ScriptedTransport(good())
