@@ -221,7 +221,124 @@ def test_a_full_disk_refuses_new_work_loses_nothing_settled_and_heals(tmp_path: 
     journal.dispatched(dispatched(4))
     journal.settled(event(4))
     die(journal)
-    assert sorted((found.id, found.outcome) for found in told_again(tmp_path)) == [(request_id(1), "recovered"), (request_id(4), "complete")]
+    assert sorted((found.id, found.outcome) for found in told_again(tmp_path)) == [(request_id(1), "complete"), (request_id(4), "complete")]
+
+
+def test_an_event_that_the_disk_refused_keeps_its_evidence_until_it_is_booked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = open_journal(tmp_path)
+    journal.dispatched(dispatched(1))
+    journal.dispatched(dispatched(2))
+    monkeypatch.setattr(os, "write", Disk(room=0))
+    assert journal.settled(event(1)) is None
+    assert journal.settled(event(2)) is None
+    assert (journal.unwritten, journal.open_requests) == (2, 0)
+    journal.booked(request_id(1))
+    assert journal.unwritten == 1
+    journal.close()
+    found = {one.id: one.outcome for one in told_again(tmp_path)}
+    assert found[request_id(2)] == "recovered", "neither the disk nor the books have it: its evidence stays"
+
+
+def test_an_event_that_the_disk_refused_and_the_books_took_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = open_journal(tmp_path)
+    journal.dispatched(dispatched(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", Disk(room=0))
+        journal.settled(event(1))
+    journal.booked(request_id(1))
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_disk_owes_is_written_at_the_close_if_it_takes_it_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = open_journal(tmp_path)
+    journal.dispatched(dispatched(1))
+    journal.dispatched(dispatched(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", Disk(room=0))
+        journal.settled(event(1))
+        journal.voided(request_id(2))
+    journal.close()
+    assert journal.unwritten == 0
+    assert told_again(tmp_path) == [event(1)]
+
+
+def test_an_event_written_late_holds_its_segment_until_it_is_booked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = open_journal(tmp_path, segment_bytes=600)
+    journal.dispatched(dispatched(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", Disk(room=0))
+        journal.settled(event(1))
+    for number in range(2, 6):
+        journal.dispatched(dispatched(number))
+        journal.voided(request_id(number))
+    journal.sweep()
+    before = len(journal._segments)
+    assert before > 1
+    journal.booked(request_id(1))
+    journal.dispatched(dispatched(6))
+    journal.sweep()
+    assert len(journal._segments) < before
+    journal.voided(request_id(6))
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_event_that_no_journal_can_hold_does_not_refuse_what_comes_after(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    journal.dispatched(dispatched(1))
+    assert journal.settled(event(1, 2**70)) is None
+    journal.dispatched(dispatched(2))
+    assert (journal.unwritten, journal.healthy) == (1, True)
+    journal.booked(request_id(1))
+    assert journal.unwritten == 0
+
+
+class NoNewSegments(Disk):
+    """A disk that takes what goes to the segment that is there, and nothing for a new one."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(room=10**9)
+        self.fd = fd
+
+    def __call__(self, fd: int, data: bytes) -> int:
+        if fd != self.fd:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().__call__(fd, data)
+
+
+def test_a_rotation_that_fails_refuses_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    journal = open_journal(tmp_path, segment_bytes=400)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", NoNewSegments(journal._live.fd))
+        for number in range(8):
+            journal.dispatched(dispatched(number))
+    assert journal.open_requests == 8
+    assert journal.failures >= 1
+    assert caplog.text.count("no new segment") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [journal._live.path.name]
+    assert journal.bytes == journal._live.size
+    old = journal._live
+    for number in range(8, 12):
+        journal.dispatched(dispatched(number))
+    assert journal._live is not old
+    die(journal)
+    assert len(told_again(tmp_path)) == 12
+
+
+def test_a_journal_tells_whether_it_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = open_journal(tmp_path, bytes_max=400)
+    assert journal.healthy
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", Disk(room=0))
+        with pytest.raises(BooksUnavailable):
+            journal.dispatched(dispatched(1))
+    assert not journal.healthy
+    journal.dispatched(dispatched(2))
+    assert journal.healthy
+    while journal.bytes < 400:
+        journal.dispatched(dispatched(3))
+    assert not journal.healthy
 
 
 def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
