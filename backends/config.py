@@ -4,6 +4,10 @@ The shape of `backends:` and `models:` in weir.yaml. Unknown keys are errors, so
 Nothing here opens, reads or resolves anything: whoever loads the file hands plain data to these types.
 """
 
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -71,6 +75,14 @@ class BackendConfig(Strict):
     probe_every_s: Seconds | None = None
     echo: EchoConfig = EchoConfig()
 
+    @field_validator("provider")
+    @classmethod
+    def _is_a_provider(cls, name: str) -> str:
+        if name not in provider_names():
+            close = get_close_matches(name, provider_names(), n=1)
+            raise ValueError(f"unknown provider `{name}`;{f' did you mean `{close[0]}`?' if close else ''} one of {', '.join(provider_names())}")
+        return name
+
     @field_validator("urls", mode="before")
     @classmethod
     def _plain_urls(cls, urls: object) -> object:
@@ -108,6 +120,12 @@ class ModelConfig(Strict):
     routes: tuple[ModelRoute, ...] = Field(min_length=1, max_length=16)
     context_tokens: int | None = Field(default=None, ge=1)
     output_tokens_max: int = Field(default=4096, ge=1)
+
+
+@cache
+def provider_names() -> tuple[str, ...]:
+    """List the dialects there are: each is a file in `providers/`, whose code is not wanted here."""
+    return tuple(sorted(module.name for module in iter_modules([str(Path(__file__).with_name("providers"))])))
 
 
 def check_base_url(url: str) -> str:

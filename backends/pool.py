@@ -228,7 +228,7 @@ class Pool:
         """Probe one replica, and live through whatever its answer makes of us: the watch over all of them must not end for one."""
         try:
             return await self.probe(replica, transport)
-        except Exception as error:  # noqa: BLE001  a server may answer anything; it is logged, and counts as a probe missed
+        except Exception as error:  # a server may answer anything; it is logged, and counts as a probe missed
             kind = type(error).__name__
             if kind not in self._broken_by:
                 self._broken_by.add(kind)

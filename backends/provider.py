@@ -90,6 +90,10 @@ class Provider(Protocol):
         """Return the status that an answer really means: some vendors hide a rate limit in a 400, or an error in a 200. Costs nothing where none does."""
         ...
 
+    def error_code(self, status: int, kind: str | None, message: str) -> str | None:
+        """Return OpenAI's own `code` for a refusal whose server names none, by the error's `type` (`kind`) and message; None: leave it as it is."""
+        ...
+
     def health_exchange(self, target: Target) -> Exchange | None:
         """Write the request that shows whether a replica is alive, at no cost; None where there is none."""
         ...

@@ -41,6 +41,7 @@ class Vendor(Strict):
     models: bool = True
     paths: dict[Literal["chat/completions", "completions", "embeddings"], str] = Field(default_factory=dict)
     refuses: frozenset[str] = frozenset()
+    withholds: frozenset[str] = frozenset()
     accepts: frozenset[str] | None = None
     renames: dict[str, str] = Field(default_factory=dict)
     usage: Literal["openai", "reasoning_beside"] = "openai"

@@ -20,7 +20,12 @@ from backends.vendors import PLAIN, Vendor
 
 USER_AGENT = f"weir/{version('weir-gateway')}"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TOO_LONG = "context_length_exceeded"
+_SAYS_TOO_LONG = re.compile(r"maximum (?:context|model) length")  # OpenAI itself, vLLM, SGLang, TGI, and the vendors that run them
 _AUTH = {"bearer": ("authorization", "Bearer "), "api-key": ("api-key", ""), "x-api-key": ("x-api-key", "")}
+# What the dialect itself sells beside tokens: a dearer tier, searches. A model has one rate, so no client switches these on.
+PAID_EXTRAS = frozenset({"service_tier", "web_search_options"})
+_CLIENTS_TOOLS = ("function", "custom")  # run by the client; any other type of tool is the vendor's own, and most are sold by the call
 _ACCEPT_JSON = ("accept", "application/json")
 _ACCEPT_STREAM = ("accept", "text/event-stream")
 
@@ -30,12 +35,13 @@ class OpenAIDialect:
 
     counts_every_choice: bool = True
     own_servers: bool = False
+    withheld: frozenset[str] = PAID_EXTRAS  # members that are never passed on from a client; we may send them ourselves
     forced_in_streams: Mapping[str, bool] = MappingProxyType({"include_usage": True})
 
     def __init__(self, vendor: Vendor = PLAIN) -> None:
         self.transport: Transport | None = None
         self.vendor = vendor
-        self._edits_names = bool(vendor.refuses or vendor.renames) or vendor.accepts is not None
+        self._withheld = self.withheld | vendor.withholds
 
     def exchange(self, call: Call, target: Target) -> Exchange:
         """Write the request: the client's members in their order, but for the model, forced stream options, and what the vendor does not take."""
@@ -75,15 +81,18 @@ class OpenAIDialect:
 
     def _members(self, call: Call, target: Target) -> Iterator[tuple[str, msgspec.Raw | bytes]]:
         changed = self.replaced(call, target)
+        renames, withheld = self.vendor.renames, self._withheld
         value: msgspec.Raw | bytes
         for name, value in call.members.items():
-            if self._edits_names:
-                new = self.vendor.renames.get(name, name)
-                if not self._takes(new) or (new != name and new in call.members):
+            if name in withheld:
+                continue
+            if name == "tools" and not self.own_servers:
+                value = clients_tools(value)
+                if not value:
                     continue
+            new = renames.get(name, name)
+            if self._takes(new) and (new == name or new not in call.members):
                 yield new, changed.pop(name, value)
-            else:
-                yield name, changed.pop(name, value)
         for name, value in changed.items():
             if self._takes(name):
                 yield name, value
@@ -106,10 +115,14 @@ class OpenAIDialect:
             try:
                 inner = msgspec.json.decode(body).get(errors.member) or {}
                 code = inner.get(errors.code, errors.ok)
-            except (msgspec.DecodeError, AttributeError):  # no object: judged elsewhere, as any other answer is
+            except (*UNREADABLE, AttributeError):  # no object: judged elsewhere, as any other answer is
                 return status
-            return status if code == errors.ok else errors.statuses.get(code, 502)
+            return status if code == errors.ok else errors.statuses.get(code, 502) if isinstance(code, int) else 502
         return status
+
+    def error_code(self, status: int, kind: str | None, message: str) -> str | None:
+        """Return OpenAI's code for a refusal that a server words without one: so far, a prompt that is too long."""
+        return TOO_LONG if 400 <= status < 500 and _SAYS_TOO_LONG.search(message) else None
 
     def count_exchange(self, text: str, target: Target) -> Exchange | None:
         """The dialect has no way to count tokens."""
@@ -140,6 +153,28 @@ class OpenAIDialect:
         return Exchange(
             method="POST", origin=target.replica.origin, path=path, headers=self.headers(target), body=(msgspec.json.encode(body),), timeouts=target.timeouts
         )
+
+
+class _Tool(msgspec.Struct):
+    type: object = None
+
+
+_tools = msgspec.json.Decoder(list[_Tool])
+_raw_tools = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def clients_tools(tools: msgspec.Raw | bytes) -> msgspec.Raw | bytes:
+    """Leave out of the tools those that the vendor would run, at a price of its own; b"" where none is left.
+
+    What is no list of objects is returned as it came, for the vendor to refuse.
+    """
+    try:
+        kept = [tool.type in _CLIENTS_TOOLS for tool in _tools.decode(tools)]
+        if all(kept):
+            return tools
+        return b"[%b]" % b",".join([bytes(tool) for tool, keep in zip(_raw_tools.decode(tools), kept, strict=True) if keep]) if any(kept) else b""
+    except UNREADABLE:
+        return tools
 
 
 def beside_v1(base_path: str, path: str) -> str:

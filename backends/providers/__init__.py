@@ -2,16 +2,12 @@
 
 from collections.abc import Callable
 from importlib import import_module
-from pkgutil import iter_modules
 
-from backends.config import BackendConfig
+from backends.config import BackendConfig, provider_names
 from backends.errors import BadConfig
 from backends.provider import Provider
 
-
-def provider_names() -> list[str]:
-    """List the dialects there are."""
-    return sorted(module.name for module in iter_modules(__path__))
+__all__ = ["build_provider", "provider_names"]
 
 
 def build_provider(config: BackendConfig) -> Provider:

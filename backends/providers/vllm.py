@@ -11,16 +11,24 @@ from types import MappingProxyType
 import msgspec
 
 from backends.config import BackendConfig
-from backends.openai.dialect import OpenAIDialect, beside_v1, read_count
+from backends.openai.dialect import PAID_EXTRAS, OpenAIDialect, beside_v1, read_count
 from backends.provider import Call, Provider, Target
 from backends.transport.seam import Exchange
 from backends.vendors import vendor_named
+
+# Beams are many answers, of which one is counted. Transfer parameters and extra arguments reach other engines' caches, and plugins.
+# Media arguments make an image more tokens than was held for. A request's or session's name could be another tenant's. A stream whose
+# chunks come seldom looks like a dead server, and a cut one could not be metered.
+_REACHES_FURTHER = frozenset(
+    "use_beam_search kv_transfer_params ec_transfer_params vllm_xargs mm_processor_kwargs media_io_kwargs request_id session_id stream_interval".split()
+)
 
 
 class VLLM(OpenAIDialect):
     """The dialect with vLLM's additions. A client's own `priority` is never passed on: the lane decides."""
 
     own_servers: bool = True
+    withheld: frozenset[str] = PAID_EXTRAS | _REACHES_FURTHER
     forced_in_streams: Mapping[str, bool] = MappingProxyType({"include_usage": True, "continuous_usage_stats": True})
 
     def replaced(self, call: Call, target: Target) -> dict[str, msgspec.Raw | bytes]:

@@ -4,6 +4,7 @@ import json
 
 import msgspec
 import pytest
+from pydantic import ValidationError
 
 from backends.config import BackendConfig
 from backends.errors import BadAnswer, BadConfig
@@ -95,7 +96,7 @@ def test_a_strict_vendor_gets_only_what_it_knows() -> None:
 def test_flex_is_bought_where_it_is_sold_and_the_client_named_no_tier() -> None:
     openai, plain = OpenAIDialect(vendor_named("openai")), OpenAIDialect()
     assert json.loads(body_of(openai.exchange(call_of(b'{"model":"m"}'), target_at(flex=True)))) == {"model": "upstream", "service_tier": "flex"}
-    assert json.loads(body_of(openai.exchange(call_of(b'{"model":"m","service_tier":"auto"}'), target_at(flex=True))))["service_tier"] == "auto"
+    assert json.loads(body_of(openai.exchange(call_of(b'{"model":"m","service_tier":"auto"}'), target_at(flex=True)))) == {"model": "upstream"}
     assert json.loads(body_of(plain.exchange(call_of(b'{"model":"m"}'), target_at(flex=True)))) == {"model": "upstream"}
 
 
@@ -114,6 +115,8 @@ def test_streamlakes_400_for_a_rate_limit_is_a_429_and_its_other_400s_stay() -> 
         (b'{"base_resp":null}', 200),
         (b'{"base_resp": broken', 200),
         (b'["base_resp"]', 200),
+        (b'{"base_resp":{"status_code":[1]}}', 502),
+        (b'{"base_resp":' + b"[" * 100_000, 200),
     ],
 )
 def test_minimaxs_errors_inside_a_200_are_seen(body: bytes, status: int) -> None:
@@ -134,6 +137,65 @@ def test_a_clients_own_priority_never_reaches_vllm() -> None:
     assert json.loads(body_of(VLLM().exchange(call_of(body), target_at(priority=3))))["priority"] == 3
 
 
+@pytest.mark.parametrize("member", ["n_predict", "n_cmpl", "id_slot", "lora"])
+def test_llamas_own_names_for_more_and_longer_answers_and_for_its_slots_are_not_passed_on(member: str) -> None:
+    body = b'{"model":"m","messages":[],"max_tokens":5,"n":1,"grammar":"x","t_max_predict_ms":9,"%b":64}' % member.encode()
+    sent = json.loads(body_of(LlamaServer().exchange(call_of(body), target_at())))
+    assert sent == {"model": "upstream", "messages": [], "max_tokens": 5, "n": 1, "grammar": "x", "t_max_predict_ms": 9}
+
+
+@pytest.mark.parametrize("member", sorted(VLLM.withheld))
+def test_what_reaches_past_a_request_in_vllm_is_not_passed_on(member: str) -> None:
+    body = b'{"model":"m","messages":[],"min_tokens":3,"ignore_eos":true,"structured_outputs":{},"cache_salt":"s","%b":{"a":1}}' % member.encode()
+    sent = json.loads(body_of(VLLM().exchange(call_of(body), target_at())))
+    assert sent == {"model": "upstream", "messages": [], "min_tokens": 3, "ignore_eos": True, "structured_outputs": {}, "cache_salt": "s"}
+
+
+def test_vllm_is_not_told_to_search_by_beams_to_fetch_caches_or_to_see_images_larger() -> None:
+    assert {"use_beam_search", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "mm_processor_kwargs", "stream_interval"} <= VLLM.withheld
+
+
+PAID = [
+    ("openai", b'"service_tier":"priority"'),
+    ("openai", b'"web_search_options":{}'),
+    (None, b'"service_tier":"priority"'),
+    ("openrouter", b'"models":["dear"]'),
+    ("openrouter", b'"plugins":[{"id":"web"}]'),
+    ("openrouter", b'"provider":{"order":["x"]}'),
+    ("openrouter", b'"route":"fallback"'),
+    ("openrouter", b'"transforms":[]'),
+    ("dashscope", b'"enable_search":true'),
+    ("dashscope", b'"search_options":{"forced_search":true}'),
+    ("qianfan", b'"web_search":{"enable":true}'),
+    ("hunyuan", b'"enable_enhancement":true'),
+    ("gemini", b'"extra_body":{"google":{}}'),
+    ("zhipu", b'"tools":[{"type":"web_search","web_search":{"enable":true}}]'),
+    ("moonshot", b'"tools":[{"type":"builtin_function","function":{"name":"$web_search"}}]'),
+]
+
+
+@pytest.mark.parametrize(("vendor", "paid"), PAID)
+def test_what_a_vendor_sells_beside_its_tokens_cannot_be_switched_on_at_this_models_rate(vendor: str | None, paid: bytes) -> None:
+    provider = OpenAIDialect(vendor_named(vendor))
+    sent = json.loads(body_of(provider.exchange(call_of(b'{"model":"m",%b,"messages":[],"top_p":1}' % paid), target_at())))
+    assert sent == {"model": "upstream", "messages": [], "top_p": 1}
+
+
+def test_of_a_vendors_tools_only_those_that_the_client_runs_itself_are_passed_on() -> None:
+    own = b'{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}'
+    asked = b'{"model":"m","tools":[{"type":"web_search"}, %b ,{"type":"openrouter:web_search"},{"type":"custom","custom":{"name":"c"}}]}' % own
+    sent = body_of(OpenAIDialect(vendor_named("openrouter")).exchange(call_of(asked), target_at()))
+    assert sent == b'{"model":"upstream","tools":[%b,{"type":"custom","custom":{"name":"c"}}]}' % own
+    untouched = b'{"model":"m","tools":[ %b ]}' % own
+    assert body_of(OpenAIDialect(vendor_named("zhipu")).exchange(call_of(untouched), target_at())) == untouched.replace(b'"m"', b'"upstream"')
+    assert body_of(VLLM().exchange(call_of(asked), target_at())) == asked.replace(b'"m"', b'"upstream"')
+    for odd in (b'"none"', b"null", b"[1]", b'{"type":"function"}', b"[" * 30_000 + b"]" * 30_000):
+        shapeless = msgspec.Raw(odd)
+        call = call_of(b'{"model":"m"}')
+        call.members["tools"] = shapeless
+        assert body_of(OpenAIDialect(vendor_named("zhipu")).exchange(call, target_at())) == b'{"model":"upstream","tools":%b}' % odd
+
+
 def test_vllms_tokenizer_and_health_stand_beside_v1() -> None:
     provider, target = VLLM(), target_at("http://h:1/prefix/v1")
     counting = provider.count_exchange("héllo", target)
@@ -152,6 +214,35 @@ def test_a_count_that_is_none_is_a_bad_answer(answer: bytes) -> None:
         VLLM().count(answer)
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("exceed_context_size_error", "request (3031 tokens) exceeds the available context size (2048 tokens), try increasing it"),
+        ("server_error", "input (3001 tokens) is too large to process. increase the physical batch size (current batch size: 2048)"),
+        ("server_error", "input (9000 tokens) is larger than the max context size (2048 tokens). skipping"),
+    ],
+)
+def test_llamas_words_for_a_prompt_that_is_too_long_are_openais_code(kind: str, message: str) -> None:
+    assert LlamaServer().error_code(400, kind, message) == "context_length_exceeded"
+    assert LlamaServer().error_code(400, "invalid_request_error", "'messages' is required") is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 2048 tokens. However, your prompt contains at least 2049 input tokens, which exceeds this limit.",
+        "Input length (3000) exceeds model's maximum context length (2048).",
+        "The decoder prompt (length 3000) is longer than the maximum model length of 2048. Make sure that `max_model_len` is no smaller than the number of",
+        "The decoder prompt (length 2048) plus the number of requested output tokens (at least 1) is longer than the maximum model length of 2048.",
+    ],
+)
+def test_vllms_words_for_a_prompt_that_is_too_long_are_openais_code(message: str) -> None:
+    assert VLLM().error_code(400, "BadRequestError", message) == "context_length_exceeded"
+    assert VLLM().error_code(500, "InternalServerError", message) is None
+    assert VLLM().error_code(400, "BadRequestError", "max_tokens must be at least 1") is None
+    assert OpenAICompatible().error_code(400, None, "This model's maximum context length is 8 tokens.") == "context_length_exceeded"
+
+
 def test_llamas_500_for_an_input_that_is_too_long_is_a_400() -> None:
     assert LlamaServer().true_status(500, b'{"error":{"message":"input (3001 tokens) is too large to process."}}') == 400
     assert LlamaServer().true_status(500, b"{}") == 500
@@ -161,4 +252,17 @@ def test_providers_are_found_by_their_files_and_an_unknown_one_is_refused_by_nam
     assert {"openai_compatible", "vllm", "local", "echo"} <= set(provider_names())
     assert isinstance(build_provider(BackendConfig(provider="vllm", urls=("http://a/v1",))), VLLM)
     with pytest.raises(BadConfig, match=r"no provider `nope`; one of .*echo"):
-        build_provider(BackendConfig.model_validate({"provider": "nope", "urls": "http://a/v1"}))
+        build_provider(BackendConfig.model_construct(provider="nope"))
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"provider": "ehco"}, r"unknown provider `ehco`; did you mean `echo`\? one of echo, local, openai_compatible, vllm"),
+        ({"provider": "zzz", "urls": "http://a/v1"}, r"unknown provider `zzz`; one of echo, "),
+        ({"provider": "vllm"}, "give `urls`"),
+    ],
+)
+def test_a_misspelt_provider_is_told_before_what_else_it_lacks(given: dict[str, object], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        BackendConfig.model_validate(given)
