@@ -39,6 +39,7 @@ Item = tuple[UsageEvent, Segment | None, bool]  # the last: settled by this proc
 
 BACKOFF_S = (0.1, 10.0)
 SYNC_S = 1.0
+STOP_S = 10.0
 WORK_MAX = 64  # asked work between two batches, so that much of it cannot hold up the books
 POISON = (IntegrityError, DataError, ArithmeticError, ValueError, TypeError, Invalid, NotFound, Conflict)
 
@@ -46,7 +47,10 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """The road's side of the books. Make one per process, `start` it, and `stop` it last."""
+    """The road's side of the books. Make one per process, `start` it, and `stop` it last.
+
+    Counters: `booked`, `failures` (tries of the database), `conflicts`, `rejected` (parked), and after `stop` `unbooked`: events that it left unbooked.
+    """
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class Recorder:
         self._wake = threading.Event()
         self._idle = False
         self._closed = False
+        self._hung = False
         self._thread: threading.Thread | None = None
         self._remains: Remains | None = None
         self._replay: Generator[UsageEvent] | None = None
@@ -85,6 +90,7 @@ class Recorder:
         self.conflicts = 0
         self.rejected = 0
         self.booked = 0
+        self.unbooked = 0
         self.last_error: str | None = None
 
     # The event loop's side.
@@ -147,6 +153,21 @@ class Recorder:
         return self._journal.bytes
 
     @property
+    def journal_healthy(self) -> bool:
+        """Whether the journal takes new requests: its last append succeeded and it is below its bound."""
+        return self._journal.healthy
+
+    @property
+    def journal_failures(self) -> int:
+        """How often the disk refused the journal something."""
+        return self._journal.failures
+
+    @property
+    def lost(self) -> int:
+        """Settled events that neither the disk nor the database has taken. Once the process is gone, such a one is charged by its last evidence."""
+        return self._journal.unwritten
+
+    @property
     def replaying(self) -> bool:
         """Whether what dead processes left is still being booked."""
         return self._replay is not None
@@ -167,22 +188,39 @@ class Recorder:
             log.info("books: replaying %d journal segments of processes that are gone", len(self._remains))
             self._replay = self._remains.events(self._find_rate)
 
-    def stop(self) -> None:
-        """Let nothing more in, book what waits, close. What cannot be booked now stays in the journal for the next start."""
+    def stop(self, wait_s: float = STOP_S) -> None:
+        """Let nothing more in, book what waits, close; at most about `wait_s`, also where the database hangs.
+
+        What cannot be booked now stays in the journal for the next start. `unbooked` and `lost` then say how much, and so does the log.
+        """
         self._closed = True
         self._retry_at = 0.0  # one more try, also in the middle of a pause
         self._wake.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(wait_s)
+            self._hung = self._thread.is_alive()
             self._thread = None
         else:
             while self.turn() == 0:
                 pass
-        while self._work:
-            self._work.popleft()()
-        if self._remains is not None:
-            self._remains.close()
-        self._journal.close()
+        if not self._hung:
+            while self._work:
+                self._work.popleft()()
+            if self._remains is not None:
+                self._remains.close()
+        self._journal.close(in_use=self._hung)
+        self._count_unbooked()
+
+    def _count_unbooked(self) -> None:
+        self.unbooked = self.backlog
+        if self._hung:
+            log.error("books: the database does not answer; the end does not wait for it")
+        if self.unbooked:
+            log.error("books: %d usage events are not booked; %d stay in the journal, booked at the next start", self.unbooked, self.unbooked - self.lost)
+        if self.lost:
+            log.error("books: %d usage events are in memory only, neither disk nor database took them: charged by their last evidence", self.lost)
+        if self._replay is not None:
+            log.error("books: what a process that is gone left is not all booked; the next start does it")
 
     # The books thread's side.
 
@@ -292,6 +330,8 @@ class Recorder:
             past[event.tenant_id] += event.charge_ncr - event.cover_ncr if mine else 0
             if segment is not None:
                 self._journal.release(segment)
+            elif mine:
+                self._journal.booked(event.id)
         flushes = []
         for tenant_id in cover:
             flush = Flushed(tenant_id=tenant_id, cover_ncr=cover[tenant_id], past_ncr=past[tenant_id], spendable_ncr=None)
@@ -319,6 +359,8 @@ class Recorder:
         if not future.set_running_or_notify_cancel():
             return
         try:
+            if self._hung:
+                raise BooksUnavailable("the books are closed")
             with self._db.write() as session:
                 result = work(session)
         except BaseException as error:  # noqa: BLE001 - it is the asker's: the future raises it there

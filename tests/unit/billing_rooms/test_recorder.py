@@ -236,6 +236,31 @@ def test_a_replay_that_meets_a_full_disk_begins_again_and_forgets_nothing(db: Da
     assert [path.name for path in (tmp_path / "journal").iterdir()] == [f"damaged-{dead._journal._live.path.name}"]
 
 
+def test_a_replay_that_meets_a_full_disk_begins_again_and_forgets_nothing(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed(db, "acme", grant("g", 100))
+    dead = recorder_over(db, tmp_path / "journal")
+    finish(dead, *range(1, 6))
+    dead._journal.close()
+    with dead._journal._live.path.open("ab") as segment:
+        segment.write(b"\x99\0\0\0torn")
+    recorder = recorder_over(db, tmp_path / "journal")
+    recorder.claim_remains()
+
+    def full(*_anything: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("billing.usage.replay.Remains._keep_aside", full)
+        recorder.turn()
+        recorder.turn()
+        assert recorder.replaying
+        assert dead._journal._live.path.exists()
+    run_dry(recorder)
+    assert len(booked_ids(db)) == 5
+    recorder.stop()
+    assert [path.name for path in (tmp_path / "journal").iterdir()] == [f"damaged-{dead._journal._live.path.name}"]
+
+
 def test_work_runs_between_batches_and_its_news_comes_in_order(db: Database, tmp_path: Path) -> None:
     seed(db, "acme", grant("g", 100))
     recorder = recorder_over(db, tmp_path / "journal")
@@ -280,6 +305,87 @@ def test_work_that_fails_is_the_askers_to_hear_and_changes_nothing(db: Database,
         future.result(0)
     with db.read() as session:
         assert grants.all_grants(session) == []
+
+
+def test_an_event_that_neither_disk_nor_database_took_is_counted_and_keeps_its_evidence(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seed(db, "acme", grant("g", 100))
+    flaky = FlakyDatabase(db)
+    recorder = recorder_over(flaky, tmp_path / "journal", backoff_s=(1.0, 1.0))
+    flaky.away = True
+    finish(recorder, 1)
+    recorder.dispatched(dispatched(2))
+
+    def full(_fd: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("billing.usage.journal.os.write", full)
+        recorder.settled(event(2))
+        assert not recorder.journal_healthy
+        recorder.stop()
+    assert (recorder.unbooked, recorder.lost) == (2, 1)
+    assert "1 usage events are in memory only" in caplog.text
+    again = recorder_over(db, tmp_path / "journal")
+    again.claim_remains()
+    run_dry(again)
+    assert booked_ids(db) == [request_id(1), request_id(2)]
+    with db.read() as session:
+        assert [one.outcome for one, _covered in store.events_between(session, START_US, START_US + 1)] == ["complete", "recovered"]
+    again.stop()
+    assert (again.unbooked, again.lost) == (0, 0)
+
+
+def test_an_event_that_the_disk_refused_is_booked_and_leaves_no_journal(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed(db, "acme", grant("g", 100))
+    recorder = recorder_over(db, tmp_path / "journal")
+    recorder.dispatched(dispatched(1))
+
+    def full(_fd: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("billing.usage.journal.os.write", full)
+        recorder.settled(event(1))
+    assert recorder.lost == 1
+    run_dry(recorder)
+    assert recorder.lost == 0
+    recorder.stop()
+    assert (recorder.unbooked, booked_ids(db)) == (0, [request_id(1)])
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
+def test_a_database_that_hangs_does_not_hold_up_the_end_and_loses_nothing(db: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    seed(db, "acme", grant("g", 100))
+    hangs, answers = threading.Event(), threading.Event()
+
+    class Hanging(FlakyDatabase):
+        @contextmanager
+        def write(self) -> Iterator[Session]:
+            hangs.set()
+            answers.wait(60)
+            with self.db.write() as session:
+                yield session
+
+    recorder = recorder_over(Hanging(db), tmp_path / "journal")
+    recorder.start(lambda callback: callback())
+    finish(recorder, 1, 2)
+    assert hangs.wait(10)
+    thread = recorder._thread
+    assert thread is not None
+    asked = recorder.run(lambda _session: None)
+    recorder.stop(0.01)
+    assert recorder.unbooked == 2
+    assert "2 stay in the journal" in caplog.text
+    with pytest.raises(BooksUnavailable):
+        recorder.dispatched(dispatched(3))
+    assert list((tmp_path / "journal").iterdir()) != []
+    answers.set()
+    thread.join(20)
+    assert len(booked_ids(db)) == 2
+    with pytest.raises(BooksUnavailable):
+        asked.result(0)
 
 
 def test_work_after_the_end_is_refused(db: Database, tmp_path: Path) -> None:
