@@ -1,8 +1,10 @@
 """The long-lived parts of one process, and the only place that puts them together. Nothing is global anywhere else."""
 
 import asyncio
+import contextlib
 import logging
 import random
+import threading
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from typing import Any
 
 from backends.planner import Planner
 from backends.pool import Pool, build_pools
+from backends.tokens import count, encoding_of
 from backends.transport.direct import DirectTransport
 from backends.transport.over_httpx import HttpxTransport
 from billing.credits.accounts import Accounts
@@ -28,18 +31,30 @@ from gateway.lanes.gate import Gate
 from gateway.lanes.limits import Limiter
 from gateway.lanes.queue import FairQueue
 from gateway.lanes.standing import Lane
+from gateway.reads import BookReads
 from gateway.telemetry.road import Road
+from gateway.vitals import Vitals
+
+TASKS_S_MIN = 1.0  # even past the deadline: an accounting that has begun is nearly done
+BOOKS_S_MAX = 5.0
+AUDIT_S_MAX = 300.0  # the first sum over a large ledger reads all of it
 
 log = logging.getLogger("weir")
 
 
 class Tariff:
-    """The rate card in force; replaced as a whole when a rate changes."""
+    """The rate card in force; replaced as a whole when a rate changes. One reading at a time, so that an older one never comes last."""
 
-    __slots__ = ("card",)
+    __slots__ = ("_reading", "card")
 
     def __init__(self, card: RateCard) -> None:
         self.card = card
+        self._reading = asyncio.Lock()
+
+    async def load(self, reads: BookReads) -> None:
+        """Read every rate anew. Raises `BillingError`; then the card in force stays."""
+        async with self._reading:
+            self.card = await reads.run(lambda session: RateCard(all_rates(session)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +75,7 @@ class Services:
     pools: dict[str, Pool]
     gates: dict[str, Gate]
     changes: ChangeFeed
+    vitals: Vitals
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -81,28 +97,30 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
     The database must be migrated. Raises `BooksUnavailable` or `BadConfig` with what to do.
     """
     database = Database(settings.database_url)
+    lookups, feed_reads, audits = BookReads(database, threads=4), BookReads(database, threads=1), BookReads(database, threads=1, limit_s=AUDIT_S_MAX)
     direct, over_httpx = DirectTransport(), HttpxTransport()
     pools = build_pools(settings.backends, {"direct": direct, "httpx": over_httpx})
-    journal = Journal(settings.data_dir / "journal", clock.now_us, bytes_max=settings.books.journal_bytes_max)
     books = settings.books
+    journal = Journal(settings.data_dir / "journal", clock.now_us, bytes_max=books.journal_bytes_max)
     recorder = Recorder(database, journal, clock.now_us, flush_ms=books.flush_ms, batch=books.flush_events_max, backlog_max=books.backlog_max)
     loop = asyncio.get_running_loop()
     hasher = KeyHasher(pepper(settings))
-    keyring = Keyring(database, hasher, clock.now_us)
+    keyring = Keyring(lookups, hasher, clock.now_us)
     accounts = Accounts(recorder, clock, accounts_max=settings.limits.tenants_cached_max)
     tariff = Tariff(RateCard(()))
 
-    def on_change(tenants: set[str] | None) -> None:
+    async def on_change(tenants: set[str] | None) -> None:
         if tenants is None:
             keyring.forget(None)
             accounts.refresh_all()
-            services.spawn(_load_rates(database, tariff))
+            await tariff.load(feed_reads)
             return
         for tenant in tenants:
             keyring.forget(tenant)
             accounts.refresh(tenant)
 
-    changes = ChangeFeed(database, on_change, every_s=settings.limits.changes_poll_ms / 1000)
+    changes = ChangeFeed(feed_reads, on_change, every_s=settings.limits.changes_poll_ms / 1000)
+    vitals = Vitals(settings, clock, recorder=recorder, journal=journal, pools=pools)
     services = Services(
         settings=settings,
         clock=clock,
@@ -118,24 +136,72 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         pools=pools,
         gates={name: _gate(settings, pool, clock) for name, pool in pools.items()},
         changes=changes,
+        vitals=vitals,
     )
     _watch(services, journal)
-    changes.start_after(await asyncio.to_thread(_latest_change, database))
-    await _load_rates(database, tariff)
-    recorder.start(lambda callback: _post(loop, callback))
-    beside = [asyncio.create_task(changes.follow()), *(asyncio.create_task(pool.watch()) for pool in pools.values())]
+    beside: list[asyncio.Task[None]] = []
     try:
+        changes.start_after(await feed_reads.run(latest_change))
+        await tariff.load(feed_reads)
+        recorder.start(lambda callback: _post(loop, callback))
+        beside += [vitals.beside("the change feed", changes.follow()), vitals.beside("the ledger's audit", vitals.audit(audits))]
+        beside += [vitals.beside(f"the watch over backend {name}", pool.watch()) for name, pool in pools.items()]
+        _warm_tokenizers(settings)
         yield services
     finally:
+        vitals.stop()
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
-        if services.tasks:
-            await asyncio.wait(services.tasks, timeout=settings.server.shutdown_grace_s)
-        await asyncio.to_thread(recorder.stop)
+        await _let_end(services)
+        await _close_books(recorder, vitals)
         await direct.aclose()
         await over_httpx.aclose()
+        for reads in (lookups, feed_reads, audits):
+            reads.close()
         database.close()
+
+
+async def _let_end(services: Services) -> None:
+    """Wait for what outlived its request, until the process's deadline; then cut it off, and wait for that: the books close after it."""
+    if services.tasks:
+        await asyncio.wait(services.tasks, timeout=max(TASKS_S_MIN, services.vitals.left_s()))
+    if left := set(services.tasks):
+        log.error("%d tasks beside the requests did not end in time and are cut off", len(left))
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=TASKS_S_MIN)
+
+
+async def _close_books(recorder: Recorder, vitals: Vitals) -> None:
+    """Book what waits, for a bounded time: a database that hangs must not keep the process from ending."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        try:
+            recorder.stop()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=stop, name="weir-books-stop", daemon=True).start()
+    try:
+        async with asyncio.timeout(BOOKS_S_MAX):
+            await done.wait()
+    except TimeoutError:
+        log.error("the database does not answer; %d usage events wait in the journal and are booked at the next start", recorder.backlog)
+    vitals.unbooked = recorder.backlog
+
+
+def _warm_tokenizers(settings: Settings) -> None:
+    """Load the tokenizers that the models may need, beside the start: the first cut stream would wait half a second for one."""
+    names = {encoding_of(route.model): route.model for model in settings.models.values() for route in model.routes}
+
+    def load() -> None:
+        for model in names.values():
+            count("", model)
+
+    threading.Thread(target=load, name="weir-tokenizers", daemon=True).start()
 
 
 def _post(loop: asyncio.AbstractEventLoop, callback: Any) -> None:
@@ -149,23 +215,19 @@ def _gate(settings: Settings, pool: Pool, clock: Clock) -> Gate:
     return Gate(queue, clock.now_us, wait_s_max=waits, jitter=random.Random())
 
 
-def _latest_change(database: Database) -> int:
-    with database.read() as session:
-        return latest_change(session)
-
-
-async def _load_rates(database: Database, tariff: Tariff) -> None:
-    def read() -> RateCard:
-        with database.read() as session:
-            return RateCard(all_rates(session))
-
-    tariff.card = await asyncio.to_thread(read)
-
-
 def _watch(services: Services, journal: Journal) -> None:
     metrics, recorder = services.metrics, services.recorder
     metrics.backend_up.watch(lambda: {(name,): int(pool.up) for name, pool in services.pools.items()})
     metrics.journal_bytes.watch(lambda: journal.bytes)
     metrics.holds_open.watch(lambda: journal.open_requests)
     metrics.settle_failures.watch(lambda: recorder.failures + metrics.settle_failed_total)
+    metrics.journal_failures.watch(lambda: journal.failures)
+    metrics.usage_rejected.watch(lambda: recorder.rejected)
+    metrics.usage_backlog.watch(lambda: recorder.backlog)
+    metrics.usage_oldest.watch(services.vitals.oldest_s)
+    metrics.ready.watch(lambda: int(not services.vitals.missing()))
+    metrics.ledger_imbalance_ncr.watch(lambda: {} if services.vitals.imbalance_ncr is None else services.vitals.imbalance_ncr)
+    metrics.queue_depth.watch(lambda: {(name, lane.value): gate.queue.waiting(lane) for name, gate in services.gates.items() for lane in Lane})
+    metrics.slots.watch(lambda: {(name,): gate.queue.slots for name, gate in services.gates.items()})
+    metrics.slots_used.watch(lambda: {(name,): gate.queue.running for name, gate in services.gates.items()})
     metrics.lane_tenants.watch(lambda: {(lane.value,): services.accounts.count(lane is Lane.SLOW) for lane in Lane})

@@ -58,6 +58,16 @@ def balances(session: Session) -> dict[tuple[str, str], int]:
     return {(tenant_id, account): int(total) for tenant_id, account, total in session.exec(query)}
 
 
+def entry_sum(session: Session, after: int, upto: int | None = None) -> tuple[int, int]:
+    """Return the highest transaction id past `after` (and up to `upto`, if given) and the sum of the entries from there, in ncr.
+
+    Without any such transaction: `after` and 0.
+    """
+    query = select(func.max(LedgerEntryRow.tx_id), func.sum(LedgerEntryRow.amount_ncr)).where(col(LedgerEntryRow.tx_id) > after)
+    last, total = session.exec(query if upto is None else query.where(col(LedgerEntryRow.tx_id) <= upto)).one()
+    return int(last or after), int(total or 0)
+
+
 def unbalanced(session: Session) -> list[tuple[int, int]]:
     """Return (transaction id, sum) of every transaction whose entries do not sum to 0; there should be none."""
     total = func.sum(LedgerEntryRow.amount_ncr)

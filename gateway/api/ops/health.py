@@ -1,4 +1,4 @@
-"""GET /health (this process runs) and /ready (it can take requests: its books are open and a backend is up)."""
+"""GET /health (this process runs) and /ready (it can take requests; `gateway/vitals.py` says what that means)."""
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -18,20 +18,13 @@ async def health() -> dict[str, str]:
 async def ready(request: Request) -> Response:
     """Say whether requests can be served: 200, or 503 with what is missing."""
     services: Services = request.app.state.services
-    recorder = services.recorder
-    backends = {name: "up" if pool.up else "down" for name, pool in services.pools.items()}
-    missing = []
-    if recorder.replaying:
-        missing.append("the journal of a process that is gone is still being booked")
-    if recorder.backlog >= services.settings.books.backlog_max:
-        missing.append("too many usage events wait for the database")
-    if backends and "up" not in backends.values():
-        missing.append("no backend is up")
+    recorder, missing = services.recorder, services.vitals.missing()
     body = {
         "status": "not ready" if missing else "ready",
         "missing": missing,
-        "backends": backends,
+        "backends": {name: "up" if pool.up else "down" for name, pool in services.pools.items()},
         "usage_backlog": recorder.backlog,
+        "usage_oldest_seconds": round(services.vitals.oldest_s(), 3),
         "last_books_error": recorder.last_error is not None,
     }
     return Response(msgspec.json.encode(body), 503 if missing else 200, media_type="application/json")
