@@ -40,12 +40,14 @@ class Account:
     """One tenant's enforcement state. Every method is a few additions; amounts in ncr."""
 
     __slots__ = (
-        "_base", "_past_base", "_past_unflushed", "_unflushed", "day_ends_us", "held_ncr", "limit_ncr", "reset_us", "stale", "tenant_id", "valid_until_us",
+        "_base", "_past_base", "_past_unflushed", "_unflushed", "day_ends_us", "held_ncr", "limit_ncr", "open_requests", "reset_us", "retry_us", "stale",
+        "tenant_id", "valid_until_us",
     )  # fmt: skip
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.tenant_id = snapshot.tenant_id
         self.held_ncr = 0
+        self.open_requests = 0
         self._base = 0
         self._unflushed = 0
         self._past_base = 0
@@ -74,25 +76,31 @@ class Account:
 
     @property
     def busy(self) -> bool:
-        """Whether dropping this account would forget a hold or a settlement."""
-        return self.held_ncr != 0 or self._unflushed != 0 or self._past_unflushed != 0
+        """Whether dropping this account would forget an open request, a hold or a settlement."""
+        return self.open_requests != 0 or self.held_ncr != 0 or self._unflushed != 0 or self._past_unflushed != 0
 
     def spent_today_ncr(self, now_us: int) -> int:
         """What was served past the credits since the tenant's midnight: the measure of `slow_daily_cap_ncr`."""
         return self._past_base + self._past_unflushed if now_us < self.day_ends_us else self._past_unflushed
 
     def hold(self, amount_ncr: int) -> bool:
-        """Put credits aside, all or nothing; also to extend a hold. A hold of 0 (a free model) always succeeds."""
+        """Begin a request and put credits aside for it, all or nothing. A hold of 0 (a free model) always succeeds."""
         if amount_ncr and amount_ncr > self._base - self._unflushed - self.held_ncr:
             return False
         self.held_ncr += amount_ncr
+        self.open_requests += 1
         return True
 
+    def open(self) -> None:
+        """Begin a request for which nothing is put aside (slow lane, overage). Like one with a hold, `settle` or `release` ends it."""
+        self.open_requests += 1
+
     def release(self, amount_ncr: int) -> None:
-        """Give a hold back: the request used nothing. Raises `ValueError` for more than is held."""
+        """End a request that used nothing: give its hold back. Raises `ValueError` for more than is held."""
         if not 0 <= amount_ncr <= self.held_ncr:
             raise ValueError(f"{self.tenant_id}: {amount_ncr} ncr cannot be released, {self.held_ncr} are held")
         self.held_ncr -= amount_ncr
+        self._ended()
 
     def settle(self, held_ncr: int, charge_ncr: int, *, full_cover: bool) -> int:
         """End a request: give its hold back, take its charge; return what credits pay of it (`cover_ncr`).
@@ -102,6 +110,7 @@ class Account:
         if not 0 <= held_ncr <= self.held_ncr or charge_ncr < 0:
             raise ValueError(f"{self.tenant_id}: a charge of {charge_ncr} ncr cannot end a hold of {held_ncr} ncr, {self.held_ncr} are held")
         self.held_ncr -= held_ncr
+        self._ended()
         cover = charge_ncr
         if not full_cover:
             cover = min(charge_ncr, max(0, self._base - self._unflushed - self.held_ncr))
@@ -126,3 +135,8 @@ class Account:
         self.reset_us = snapshot.reset_us
         self.day_ends_us = snapshot.day_ends_us
         self.stale = False
+        self.retry_us = 0
+
+    def _ended(self) -> None:
+        if self.open_requests:  # charging what nobody opened is no error: a correction, say
+            self.open_requests -= 1

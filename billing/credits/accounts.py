@@ -1,13 +1,13 @@
 """The accounts this process holds, by tenant: found in a dictionary on the road, loaded from the books when missing or out of date.
 
 A snapshot is read on the books thread between two batches and applied on the loop in order with the batches' own news, so it never
-races one. The number kept is bounded; one with a hold or an unbooked settlement is never dropped. Where the books are away, an
-account serves on until `valid_until_us`, when its grants change; a new one cannot be loaded.
+races one. The number kept is bounded; one with an open request or an unbooked settlement, or that somebody waits for, is never
+dropped. Where the books are away, an account serves on until `valid_until_us`, when its grants change; a new one cannot be loaded.
 """
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
@@ -27,6 +27,7 @@ from billing.tenants import store as tenants
 T = TypeVar("T")
 ACCOUNTS_MAX = 50_000
 EVICT_TRIES = 64
+RETRY_US = 1_000_000
 FOREVER_US = 2**62
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Accounts:
         self._max = accounts_max
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._loading: dict[str, Future[Snapshot]] = {}
+        self._awaited: Counter[str] = Counter()
         books.on_flushed = self.flushed
 
     def __len__(self) -> int:
@@ -80,21 +82,32 @@ class Accounts:
         now_us = self._clock.now_us()
         if now_us >= account.valid_until_us:
             return None
-        if account.stale:
-            account.stale = False
-            self._read(tenant_id)
-        elif now_us >= account.day_ends_us:
-            self._begin(tenant_id)
+        if (account.stale or now_us >= account.day_ends_us) and now_us >= account.retry_us:
+            if account.stale:
+                account.stale = False
+                self._read(tenant_id)
+            else:
+                self._begin(tenant_id)
         self._accounts.move_to_end(tenant_id)
         return account
 
     async def load(self, tenant_id: str, _terms: Terms | None = None) -> Account:
         """Read a tenant's account from the books, its allowance written if the period is new. Raises `NotFound`, `BooksUnavailable`.
 
-        Requests of one tenant that come together share one reading. Holds and unbooked settlements of an account that is there stay.
+        Requests of one tenant that come together share one reading. Holds and unbooked settlements of an account that is there stay. What is
+        returned may be dropped again from the next await on, unless a request was begun on it (`hold`, `open`).
         """
-        await asyncio.shield(asyncio.wrap_future(self._begin(tenant_id)))
-        return self._accounts[tenant_id]
+        self._awaited[tenant_id] += 1
+        try:
+            while True:
+                await asyncio.shield(asyncio.wrap_future(self._begin(tenant_id)))
+                account = self._accounts.get(tenant_id)
+                if account is not None:  # else it was dropped between a reading that had just ended and this waiting for it
+                    return account
+        finally:
+            self._awaited[tenant_id] -= 1
+            if not self._awaited[tenant_id]:
+                del self._awaited[tenant_id]
 
     def refresh(self, tenant_id: str) -> None:
         """Read a loaded account again soon, after an admin changed something. A failure is logged: it serves on as it is.
@@ -136,7 +149,8 @@ class Accounts:
             log.warning("credits: the account of %s cannot be read: %s", tenant_id, error)
             account = self._accounts.get(tenant_id)
             if account is not None:
-                account.stale = True  # it serves on as it is; the next request asks again
+                account.retry_us = self._clock.now_us() + RETRY_US
+                account.stale = True  # it serves on as it is; a request after that instant asks again
 
     def _loaded(self, snapshot: Snapshot) -> None:
         account = self._accounts.get(snapshot.tenant_id)
@@ -151,7 +165,7 @@ class Accounts:
             if len(self._accounts) <= self._max:
                 return
             oldest = next(iter(self._accounts))
-            if self._accounts[oldest].busy:
+            if self._accounts[oldest].busy or oldest in self._awaited:
                 self._accounts.move_to_end(oldest)
             else:
                 del self._accounts[oldest]

@@ -51,6 +51,7 @@ class AccountMachine(RuleBasedStateMachine):
     @rule(charge=AMOUNTS)
     def settle_slow(self, charge: int) -> None:
         free = self.account.free_ncr
+        self.account.open()
         cover = self.account.settle(0, charge, full_cover=False)
         assert cover == min(charge, max(0, free))
         self.queue.append((cover, charge - cover))
@@ -74,6 +75,7 @@ class AccountMachine(RuleBasedStateMachine):
     @invariant()
     def free_is_base_less_unflushed_less_held(self) -> None:
         assert self.account.held_ncr == sum(self.open)
+        assert self.account.open_requests == len(self.open)
         assert self.account.unflushed_ncr == sum(cover for cover, _past in self.queue)
         assert self.account.free_ncr == self.booked - sum(cover for cover, _past in self.queue) - sum(self.open)
 

@@ -38,6 +38,23 @@ def test_a_released_hold_is_free_again() -> None:
     assert not account.busy
 
 
+def test_an_account_is_busy_while_a_request_is_open_also_without_a_hold() -> None:
+    account = Account(snapshot(0))
+    account.open()
+    assert account.hold(0)
+    assert (account.open_requests, account.busy) == (2, True)
+    account.settle(0, 0, full_cover=False)
+    assert account.busy
+    account.release(0)
+    assert not account.busy
+
+
+def test_a_hold_that_is_refused_opens_nothing() -> None:
+    account = Account(snapshot(5))
+    assert not account.hold(6)
+    assert not account.busy
+
+
 def test_a_fast_request_is_covered_whole_also_past_its_hold() -> None:
     account = Account(snapshot(100))
     account.hold(60)

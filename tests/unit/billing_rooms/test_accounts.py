@@ -1,14 +1,18 @@
 """Accounts are loaded once, kept with their holds, and never overtaken by a batch that was booked meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from sqlmodel import Session
 
+from billing.credits.account import Flushed, Snapshot
 from billing.credits.accounts import Accounts
 from billing.db import Database
-from billing.errors import NotFound
+from billing.errors import BooksUnavailable, NotFound
 from billing.grants import store as grants
 from billing.plans import store as plans
 from billing.plans.terms import PlanTerms
@@ -16,6 +20,8 @@ from billing.usage.journal import Journal
 from billing.usage.recorder import Recorder
 from tests.books import HOUR_US, event, grant, seed
 from tests.clock import START_US, ManualClock
+
+T = TypeVar("T")
 
 
 class Rig:
@@ -134,6 +140,81 @@ async def test_only_idle_accounts_are_dropped(db: Database, tmp_path: Path) -> N
     assert rig.accounts.get("b") is None
     assert len(rig.accounts) == 2
     rig.recorder.stop()
+
+
+async def test_an_account_with_a_request_that_holds_nothing_is_not_dropped(db: Database, tmp_path: Path) -> None:
+    rig = Rig(db, tmp_path / "journal")
+    rig.accounts = Accounts(rig.recorder, rig.clock, accounts_max=1)
+    for name in ("a", "b", "c"):
+        seed(db, name, grant(f"g-{name}", 100, tenant_id=name))
+    account = await rig.accounts.load("a")
+    account.open()
+    await rig.accounts.load("b")
+    assert rig.accounts.get("a") is account
+    rig.recorder.settled(event(1, 60, tenant="a", cover_ncr=account.settle(0, 60, full_cover=False), lane="slow"))
+    await rig.settled()
+    assert (account.free_ncr, account.unflushed_ncr) == (40, 0)
+    await rig.accounts.load("c")
+    assert rig.accounts.get("a") is None
+    rig.recorder.stop()
+
+
+async def test_an_account_that_somebody_waits_for_is_not_dropped_before_it_is_used(db: Database, tmp_path: Path) -> None:
+    rig = Rig(db, tmp_path / "journal")
+    rig.accounts = Accounts(rig.recorder, rig.clock, accounts_max=1)
+    names = [f"t{number}" for number in range(20)]
+    for name in names:
+        seed(db, name, grant(f"g-{name}", 10, tenant_id=name))
+    loaded = await asyncio.gather(*map(rig.accounts.load, names))
+    assert [account.tenant_id for account in loaded] == names
+    rig.recorder.stop()
+
+
+class AwayBooks:
+    """Books whose every reading fails at once."""
+
+    def __init__(self) -> None:
+        self.on_flushed: Callable[[list[Flushed]], None] | None = None
+        self.away = False
+        self.readings = 0
+
+    def run(self, _work: Callable[[Session], T], then: Callable[[T], None] | None = None) -> Future[T]:
+        self.readings += 1
+        future: Future[T] = Future()
+        if self.away:
+            future.set_exception(BooksUnavailable("away"))
+        elif then is not None:
+            day = Snapshot(
+                tenant_id="acme", spendable_ncr=5, limit_ncr=5, valid_until_us=2**62, reset_us=None, past_today_ncr=0, day_ends_us=START_US + HOUR_US
+            )
+            then(day)  # type: ignore[arg-type]
+            future.set_result(day)  # type: ignore[arg-type]
+        return future
+
+    def past_since(self, _session: Session, _tenant_id: str, _since_us: int) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("day_ended", [False, True])
+async def test_a_reading_that_failed_is_tried_again_once_a_second_and_not_with_every_request(day_ended: bool) -> None:
+    books, clock = AwayBooks(), ManualClock()
+    accounts = Accounts(books, clock)
+    account = await accounts.load("acme")
+    books.away = True
+    if day_ended:
+        clock.at_us += HOUR_US
+    else:
+        accounts.refresh_all()
+    for _ in range(50):
+        assert accounts.get("acme") is account
+    assert books.readings == 2
+    clock.at_us += 999_999
+    accounts.get("acme")
+    assert books.readings == 2
+    clock.at_us += 1
+    accounts.get("acme")
+    accounts.get("acme")
+    assert books.readings == 3
 
 
 async def test_many_settlements_and_reloads_at_once_end_exactly(rig: Rig) -> None:

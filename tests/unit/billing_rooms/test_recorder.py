@@ -236,31 +236,6 @@ def test_a_replay_that_meets_a_full_disk_begins_again_and_forgets_nothing(db: Da
     assert [path.name for path in (tmp_path / "journal").iterdir()] == [f"damaged-{dead._journal._live.path.name}"]
 
 
-def test_a_replay_that_meets_a_full_disk_begins_again_and_forgets_nothing(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seed(db, "acme", grant("g", 100))
-    dead = recorder_over(db, tmp_path / "journal")
-    finish(dead, *range(1, 6))
-    dead._journal.close()
-    with dead._journal._live.path.open("ab") as segment:
-        segment.write(b"\x99\0\0\0torn")
-    recorder = recorder_over(db, tmp_path / "journal")
-    recorder.claim_remains()
-
-    def full(*_anything: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("billing.usage.replay.Remains._keep_aside", full)
-        recorder.turn()
-        recorder.turn()
-        assert recorder.replaying
-        assert dead._journal._live.path.exists()
-    run_dry(recorder)
-    assert len(booked_ids(db)) == 5
-    recorder.stop()
-    assert [path.name for path in (tmp_path / "journal").iterdir()] == [f"damaged-{dead._journal._live.path.name}"]
-
-
 def test_work_runs_between_batches_and_its_news_comes_in_order(db: Database, tmp_path: Path) -> None:
     seed(db, "acme", grant("g", 100))
     recorder = recorder_over(db, tmp_path / "journal")
