@@ -17,7 +17,10 @@ PAYLOAD_MAX = 1 << 20  # no record is this long: above it a length is taken for 
 
 
 class Dispatched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="d", tag_field="t"):
-    """A request is about to go upstream: the evidence by which it is charged if this process dies. `prompt_estimate` in tokens."""
+    """A request is about to go upstream: the evidence by which it is charged if this process dies. `prompt_estimate` in tokens.
+
+    `covered`: credits pay all of it. In the fast lane False means overage, in the slow lane credits pay nothing of a lost request either way.
+    """
 
     id: str
     tenant_id: str
@@ -32,6 +35,7 @@ class Dispatched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     stream: bool = False
     rate_id: int | None = None
     prompt_estimate: int
+    covered: bool = True
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True, tag="p", tag_field="t"):

@@ -124,7 +124,7 @@ def claim(folder: Path, mine: Callable[[Path], bool] = lambda _path: False) -> R
 def recover(dispatched: Dispatched, progress: Progress | None, card: Rate | None) -> UsageEvent:
     """Make the event of a request that nobody saw end: the last usage seen, else the prompt's estimate and an unknown output.
 
-    In the fast lane it is covered by credits whole, in the slow lane not at all. Without a usable rate it is booked at 0, loudly.
+    In the fast lane it is covered by credits whole unless it was dispatched as overage, in the slow lane not at all. Without a usable rate it is booked at 0, loudly.
     It reads no clock, so that replaying twice tells the same fact.
     """
     meter = Meter(input=dispatched.prompt_estimate)
@@ -157,7 +157,7 @@ def recover(dispatched: Dispatched, progress: Progress | None, card: Rate | None
         meter=meter,
         rate_id=dispatched.rate_id,
         charge_ncr=charge_ncr,
-        cover_ncr=charge_ncr if dispatched.lane == "fast" else 0,
+        cover_ncr=charge_ncr if dispatched.lane == "fast" and dispatched.covered else 0,
     )
 
 

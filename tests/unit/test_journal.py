@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from billing.errors import BooksUnavailable
@@ -74,6 +75,14 @@ def test_a_request_nobody_saw_move_is_charged_its_prompt_and_its_output_is_unkno
     (found,) = told_again(tmp_path)
     assert found.meter == Meter(input=7)
     assert (found.charge_ncr, found.cover_ncr) == (14, 0)
+
+
+def test_a_fast_request_that_was_dispatched_past_the_credits_is_recovered_as_overage(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    journal.dispatched(msgspec.structs.replace(dispatched(1, rate_id=1), covered=False))
+    die(journal)
+    (found,) = told_again(tmp_path)
+    assert (found.lane, found.charge_ncr, found.cover_ncr) == ("fast", 14, 0)
 
 
 def test_a_recovered_request_whose_rate_is_gone_is_kept_at_zero_and_said_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
