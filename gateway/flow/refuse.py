@@ -33,16 +33,17 @@ class NotServed(Exception):
 
 
 def upstream_refused(status: int, headers: list[tuple[bytes, bytes]], body: bytes, attempt: "Attempt", public_model: str) -> NotServed:
-    """Read an upstream's refusal."""
-    internal = f"answered {status}: {body[:500]!r}"
+    """Read an upstream's refusal. What the log gets of it is no text: that may repeat a prompt, or a key."""
+    message, kind, code, param = _read_error(body)
+    internal = f"answered {status} with {len(body)} bytes, type {kind}, code {code}, param {param}"
     retry_after_s = _seconds(find(headers, b"retry-after"))
     if not 400 <= status < 500:
         return NotServed(_server_fault(status, internal, retry_after_s), final=False)
     if status in (401, 402, 403, 407):  # it is our credentials that were refused, and no business of the client's
         refused = BackendUnreachable("The model server did not accept the gateway's own credentials. Tell your admin.", internal=internal)
         return NotServed(refused, final=False)
-    message, kind, code, param = _read_error(body)
     message = clean(message or f"The model server refused the request with status {status}.", public_model, attempt.model)
+    code = attempt.pool.provider.error_code(status, kind, message) or code
     refusal = UpstreamRefused(status, message, type=kind or "invalid_request_error", code=code, param=param, internal=internal)
     if status == 429:
         refusal.type, refusal.code, refusal.retry_after_s = "rate_limit_error", code or "rate_limit_exceeded", retry_after_s

@@ -34,6 +34,7 @@ def reserve(services: "Services", admitted: Admitted) -> Reserved:
     lane, reason, covered = Lane.FAST, "credits", True
     if free_ncr <= 0 or not account.hold(hold_ncr):
         lane, reason = _past_credits(admitted, hold_ncr)
+        account.open()  # nothing is held, and yet the account is in use
         hold_ncr, covered = 0, False
     return Reserved(
         admitted=admitted,

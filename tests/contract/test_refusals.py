@@ -373,6 +373,21 @@ async def test_an_upstreams_own_refusal_is_passed_on_cleaned_of_its_names(house:
     assert [row.charge_ncr for row in await house.events(1)] == [0]
 
 
+async def test_the_log_holds_no_prompt_no_answer_and_no_key(house: House, scripted_upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    secrets = ("sk-proj-UPSTREAMKEY1234567890", "MY SECRET PROMPT", "THE PRIVATE ANSWER")
+    said = " ".join(secrets)
+    scripted_upstream.play(json_answer({"error": {"message": said, "type": "x"}}, status=401))
+    scripted_upstream.play(json_answer({"error": {"message": said, "type": "x"}}, status=422))
+    scripted_upstream.play(answer(said.encode()))
+    scripted_upstream.play(STREAM_HEAD, piece(said.encode()), CLOSE)
+    scripted_upstream.play(STREAM_HEAD, event(delta("fine")), event({"error": {"message": said}}), STREAM_END)
+    for number in range(5):
+        await house.chat(stream=number >= 3, messages=[{"role": "user", "content": secrets[1]}])
+    await house.events(5)
+    assert not [record.getMessage() for record in caplog.records if any(secret in record.getMessage() for secret in (*secrets, house.key))]
+
+
 @pytest.mark.parametrize("status", [401, 403])
 async def test_502_when_the_upstream_refuses_our_credentials(house: House, scripted_upstream: ScriptedUpstream, status: int) -> None:
     scripted_upstream.script = (json_answer({"error": "Unauthorized"}, status=status),)
