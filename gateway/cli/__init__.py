@@ -3,6 +3,7 @@
 A mistake of the user ends with one clear line and exit code 2; a thing that cannot be done now (a database away, a port taken) with 1.
 """
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +16,12 @@ from billing.errors import BillingError, BooksUnavailable
 from gateway.cli.failure import Failure
 from gateway.cli.root import app
 from gateway.config import ConfigError
+from gateway.config.words import plain, shows_value
 
 __all__ = ["main"]
+
+
+OPTIONS = {"requests_per_minute": "rpm", "tokens_per_minute": "tpm", "allowed_models": "models", "monthly_fee": "fee"}  # field -> option, where they differ
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,8 +40,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _fault(fault: Mapping[str, Any]) -> str:
-    field = ".".join(str(part) for part in fault["loc"]).replace("_", "-")
-    return f"{f'--{field}: ' if field else ''}{fault['msg'].removeprefix('Value error, ')}"
+    """Say a fault of a form with the option that was typed; where a whole form does not add up, options in place of its fields."""
+    text = plain(fault) + (f", not `{fault['input']}`" if shows_value(fault) else "")
+    if fault["loc"]:
+        return f"{_option(str(fault['loc'][0]))}: {text}"
+    return re.sub(r"`(\w+)`|\b(\w+_\w+)\b", lambda match: _option(match[1] or match[2]), text)
+
+
+def _option(field: str) -> str:
+    return "--" + OPTIONS.get(field, field).replace("_", "-")
 
 
 def _stop(text: str, code: int) -> None:

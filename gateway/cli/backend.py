@@ -1,6 +1,9 @@
 """`weir backend`: the model servers that are configured, and whether they answer."""
 
 import asyncio
+import os
+import re
+import socket
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +22,7 @@ from gateway.config import Settings, config_path, load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Backends: the model servers, and whether they answer.")
 COLUMNS = ("backend", "provider", "url", "state", "slots", "models")
+EMPTY = "no backends configured; a small model that runs without a configuration belongs to `weir serve`, whose GET /ready says how it is"
 PROBE_TIMEOUTS = Timeouts(connect_s=3.0, first_byte_s=5.0, idle_s=5.0, total_s=10.0)
 
 
@@ -43,7 +47,7 @@ def index(
             found = [why for (probed, address), why in states.items() if probed == name and address in (url, *([address] if not backend.urls else []))]
             state = "not asked" if not found else "up" if found[0] is None else f"down: {found[0]}"
             rows.append({"backend": name, "provider": backend.provider, "url": url, "state": state, "slots": backend.slots, "models": ",".join(models)})
-    write_rows(rows, form, COLUMNS, "no backends configured: `weir serve` starts its own small model")
+    write_rows(rows, form, COLUMNS, EMPTY)
 
 
 def probe_backends(settings: Settings) -> dict[tuple[str, str], str | None]:
@@ -63,6 +67,15 @@ async def _probe_all(settings: Settings) -> dict[tuple[str, str], str | None]:
         await over_httpx.aclose()
 
 
+def _reason(error: BackendError) -> str:
+    """Say why a server could not be asked, without what only a programmer reads: the system's own words where it has some."""
+    if isinstance(error.__cause__, socket.gaierror):
+        return "its host name is not known here"
+    if coded := re.search(r"\[Errno (\d+)\]", str(error)):
+        return os.strerror(int(coded[1])).lower()
+    return str(error) or type(error).__name__
+
+
 async def _probe(pool: Pool, replica: Replica) -> str | None:
     key = pool.config.api_key
     target = Target(replica=replica, model="", timeouts=PROBE_TIMEOUTS, api_key=key.get_secret_value() if key else None)
@@ -72,7 +85,7 @@ async def _probe(pool: Pool, replica: Replica) -> str | None:
     try:
         status, _ = await ask(pool.transport, exchange)
     except BackendError as error:
-        return str(error) or type(error).__name__
+        return _reason(error)
     if status in (401, 403):
         return f"it refuses our key (status {status}): check `api_key`"
     return None if status < 400 else f"it answers with status {status}"

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from billing.db import Database
+from billing.errors import Invalid
 from billing.tenants.keys import KeyHasher
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings, config_path, load_settings, pepper
@@ -38,10 +39,23 @@ class Books:
         return KeyHasher(pepper(self.settings))
 
 
+def missing_file(settings: Settings) -> Path | None:
+    """Return the SQLite file of the books where it is not there yet; None where it is, or where a server has them."""
+    if not settings.embedded:
+        return None
+    path = Path(settings.database_url.removeprefix("sqlite:///").partition("?")[0]).absolute()
+    return None if path.exists() else path
+
+
 @contextmanager
-def open_books(config: Path | None) -> Generator[Books]:
-    """Open the books that the configuration names, migrated. Raises `ConfigError`, `BooksUnavailable`."""
+def open_books(config: Path | None, *, create: bool = False) -> Generator[Books]:
+    """Open the books that the configuration names, migrated. Raises `ConfigError`, `BooksUnavailable`.
+
+    A SQLite file that is not there is made only where `create` says so: in the wrong directory an empty one would look like lost books. Raises `Invalid`.
+    """
     settings = load_settings(config_path(config))
+    if not create and (path := missing_file(settings)) is not None:
+        raise Invalid("config", f"no database at {path}; run this where you run `weir serve`, or give --config")
     database = Database(settings.database_url)
     try:
         database.migrate()

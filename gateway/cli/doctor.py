@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import typer
 from alembic.runtime.migration import MigrationContext
@@ -15,7 +15,7 @@ from billing.errors import BillingError, BooksUnavailable
 from billing.operations import keys, rates
 from billing.tenants.store import changes_since, latest_change
 from gateway.cli.backend import probe_backends
-from gateway.cli.books import ConfigOption
+from gateway.cli.books import ConfigOption, missing_file
 from gateway.clock import SystemClock
 from gateway.config import ConfigError, Settings, config_path, load_settings, pepper, unknown_names
 from gateway.config.secret import secret_path
@@ -27,7 +27,11 @@ FREE_BYTES_MIN = 256 * 2**20
 
 
 class Fault(Exception):
-    """Something is not well; the text says what is wrong and what to do."""
+    """Something is not well; each line of the text says what is wrong and what to do. `good` are the lines of what is well beside it."""
+
+    def __init__(self, text: str, good: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.good = tuple(good)
 
 
 class Absent(Fault):
@@ -48,12 +52,17 @@ def doctor(config: ConfigOption = None) -> None:
         well = _say("wrong", "configuration", name)
     for name, examine in _examinations(settings):
         try:
-            _say("good", name, examine())
+            for line in examine().splitlines():
+                _say("good", name, line)
         except (Absent, BooksUnavailable) as away:
             if name == "database":  # said once: whatever else needs the database is not to blame
                 well = _say("wrong", name, str(away))
         except (Fault, BillingError, ConfigError, BackendError) as error:
-            well = _say("wrong", name, str(error))
+            well = False
+            for line in error.good if isinstance(error, Fault) else ():
+                _say("good", name, line)
+            for line in str(error).splitlines():
+                _say("wrong", name, line)
     raise typer.Exit(0 if well else 1)
 
 
@@ -140,10 +149,11 @@ def _backends(settings: Settings) -> str:
     if not settings.backends:
         return "none configured: `weir serve` starts its own small model"
     answers = probe_backends(settings)
-    down = [f"{name} at {url}: {why}" for (name, url), why in answers.items() if why is not None]
+    good = [f"{name} at {url}: up" for (name, url), why in answers.items() if why is None]
+    down = [f"{name} at {url}: {why}; start it, or correct its `urls` or `api_key`" for (name, url), why in answers.items() if why is not None]
     if down:
-        raise Fault("; ".join(down) + "; start it, or correct its `urls` or `api_key`")
-    return f"{len(answers)} server{'s' if len(answers) != 1 else ''} reachable"
+        raise Fault("\n".join(down), good)
+    return "\n".join(good)
 
 
 def _rates(settings: Settings) -> str:
@@ -172,11 +182,10 @@ class _Opened:
     """The database for one examination. A SQLite file that is not there yet is not made by looking."""
 
     def __init__(self, settings: Settings) -> None:
-        url = settings.database_url
-        path = url.removeprefix("sqlite:///")
-        if settings.embedded and not os.path.exists(path.partition("?")[0]):
+        path = missing_file(settings)
+        if path is not None:
             raise Absent(f"{path} is not there yet; run: weir migrate (or start: weir serve)")
-        self.database = Database(url)
+        self.database = Database(settings.database_url)
 
     def __enter__(self) -> Database:
         return self.database

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from billing.errors import Invalid, NotFound
 from billing.grants.grant import Grant
 from billing.money import format_credits, parse_credits
 from billing.operations import grants
@@ -13,6 +14,7 @@ from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="Grants: credits beside the monthly allowance.")
+BRIEF = ("id", "tenant", "kind", "credits", "remaining", "expires")
 COLUMNS = ("id", "tenant", "kind", "credits", "remaining", "priority", "effective", "expires", "voided", "note")
 
 
@@ -30,16 +32,19 @@ def add(
     config: ConfigOption = None,
 ) -> None:
     """Give a tenant credits."""
+    amount_ncr = parse_credits(credits, "--credits")
+    if amount_ncr <= 0:
+        raise Invalid("credits", f"--credits: {credits} must be more than 0")
     with open_books(config) as books:
         made = grants.add_grant(
             books.database,
             tenant_id=tenant,
-            amount_ncr=parse_credits(credits),
+            amount_ncr=amount_ncr,
             kind=kind,
             id=id,
             priority=priority,
-            effective_us=None if effective is None else parse(effective, "from"),
-            expires_us=None if expires is None else parse(expires, "expires"),
+            effective_us=None if effective is None else parse(effective, "--from"),
+            expires_us=None if expires is None else parse(expires, "--expires"),
             note=note,
             now_us=books.now_us,
         )
@@ -57,14 +62,16 @@ def index(
     """List grants in the order they are used up; void and expired ones too."""
     with open_books(config) as books:
         found = grants.list_grants(books.database, tenant)
-    write_rows([_row(grant) for grant in found], form, COLUMNS, "no grants; a plan's allowance appears with the month's first use")
+    write_rows([_row(grant) for grant in found], form, COLUMNS, "no grants; a plan's allowance appears with the month's first use", brief=BRIEF)
 
 
 @app.command()
 def void(grant: Annotated[str, typer.Argument(metavar="GRANT_ID")], yes: YesOption = False, config: ConfigOption = None) -> None:
     """Take back what is left of a grant; what was used stays used."""
-    confirm(f"Take back what is left of grant `{grant}`?", yes)
     with open_books(config) as books:
+        if all(known.id != grant for known in grants.list_grants(books.database)):
+            raise NotFound("grant", grant)
+        confirm(f"Take back what is left of grant `{grant}`?", yes)
         voided = grants.void_grant(books.database, grant, books.now_us)
     typer.echo(f"grant {grant} is void; {format_credits(voided.remaining_ncr)} credits were left of it")
 

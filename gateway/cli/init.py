@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from billing.errors import Conflict, Invalid
+from gateway.config import config_path
 
 
 def init(
@@ -23,4 +24,8 @@ def init(
         raise Conflict(f"{target} is there already; --force overwrites it") from None
     except OSError as error:
         raise Invalid("path", f"{target}: cannot be written: {error.strerror or error}") from None
-    typer.echo(f"wrote {target}. Next: weir check --config {target}, then: weir serve --config {target}")
+    typer.echo(f"wrote {target}")
+    if config_path(None) == target:
+        typer.echo("Note: the next `weir serve` here uses it, in place of the small model of its own. Before that: weir check")
+    else:
+        typer.echo(f"It is used by: weir serve --config {target}. Before that: weir check --config {target}")

@@ -4,15 +4,16 @@ from typing import Annotated, Any
 
 import typer
 
-from billing.errors import Invalid
+from billing.errors import Invalid, NotFound
 from billing.operations import keys
 from billing.tenants.tenant import Key
 from gateway.cli.books import ConfigOption, open_books
-from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
+from gateway.cli.render import Format, FormatOption, YesOption, confirm, printable, write_rows
 from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="API keys: issue, list, revoke.")
+BRIEF = ("id", "tenant", "name", "secret", "expires")
 COLUMNS = ("id", "kind", "tenant", "name", "secret", "project", "requests_per_minute", "tokens_per_minute", "created", "expires", "revoked")
 
 
@@ -42,7 +43,7 @@ def issue(
             project=project,
             requests_per_minute=rpm,
             tokens_per_minute=tpm,
-            expires_us=None if expires is None else parse(expires, "expires"),
+            expires_us=None if expires is None else parse(expires, "--expires"),
             now_us=books.now_us,
         )
     typer.echo(issued.secret)
@@ -60,16 +61,25 @@ def index(
     """List keys, oldest first."""
     with open_books(config) as books:
         found = keys.list_keys(books.database, tenant)
-    write_rows([_row(key) for key in found if revoked or key.revoked_us is None], form, COLUMNS, "no keys; issue one: weir key issue TENANT --name NAME")
+    rows = [_row(key) for key in found if revoked or key.revoked_us is None]
+    write_rows(rows, form, COLUMNS, "no keys; issue one: weir key issue TENANT --name NAME", brief=(*BRIEF, "revoked") if revoked else BRIEF)
 
 
 @app.command()
 def revoke(key: Annotated[str, typer.Argument(metavar="KEY_ID")], yes: YesOption = False, config: ConfigOption = None) -> None:
     """Revoke a key for good. A running gateway refuses it within a second."""
-    confirm(f"Revoke key `{key}` for good?", yes)
     with open_books(config) as books:
+        found = next((known for known in keys.list_keys(books.database) if known.id == key), None)
+        if found is None:
+            raise NotFound("key", key)
+        if found.revoked_us is None:
+            confirm(f"Revoke {_described(found)} for good?", yes)
         keys.revoke_key(books.database, key, books.now_us)
     typer.echo(f"key {key} is revoked")
+
+
+def _described(key: Key) -> str:
+    return f"key `{key.id}`{f' (`{printable(key.name)}`)' if key.name else ''} of {key.tenant_id or 'an admin'}"
 
 
 def _row(key: Key) -> dict[str, Any]:

@@ -7,5 +7,5 @@ from gateway.cli.books import ConfigOption, open_books
 
 def migrate(config: ConfigOption = None) -> None:
     """Create or update the database's tables. Safe to run at any time, and more than once."""
-    with open_books(config):
+    with open_books(config, create=True):
         typer.echo("the database is up to date")

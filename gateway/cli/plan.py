@@ -4,15 +4,17 @@ from typing import Annotated, Any
 
 import typer
 
+from billing.errors import Invalid
 from billing.operations import plans
-from billing.plans.terms import PlanVersion
+from billing.plans.terms import PlanTerms, PlanVersion
 from gateway.cli.books import ConfigOption, open_books
-from gateway.cli.render import Format, FormatOption, write_one, write_rows
+from gateway.cli.render import Format, FormatOption, cell, write_one, write_rows
 from gateway.config.forms import PlanForm, plan_figures
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="Plans: monthly credits, what follows them, limits and fee.")
 PlanArgument = Annotated[str, typer.Argument(metavar="PLAN")]
+BRIEF = ("id", "version", "credits", "on_exhausted", "monthly_fee", "currency", "tenants")
 COLUMNS = (
     "id",
     "version",
@@ -43,30 +45,37 @@ def put(
     rpm: Annotated[int | None, typer.Option("--rpm", help="requests a minute")] = None,
     tpm: Annotated[int | None, typer.Option("--tpm", help="tokens a minute")] = None,
     models: Annotated[str | None, typer.Option("--models", help="a,b: these models only")] = None,
-    fee: Annotated[str, typer.Option("--fee", help="a month, in major units like 49.00")] = "0",
-    currency: Annotated[str, typer.Option("--currency")] = "USD",
+    fee: Annotated[str | None, typer.Option("--fee", help="a month, in major units like 49.00; left out: none")] = None,
+    currency: Annotated[str | None, typer.Option("--currency", help="of --fee and --credit-price; left out: as it was")] = None,
     credit_price: Annotated[str | None, typer.Option("--credit-price", help="of a credit past the allowance, in major units like 0.01")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Write a plan, or its next version. Tenants keep the version they are on until: weir tenant plan TENANT PLAN."""
-    form = PlanForm(
-        credits=credits,
-        name=name,
-        on_exhausted=on_exhausted,
-        slow_daily_cap=slow_daily_cap,
-        weight=weight,
-        fast_concurrency=fast_concurrency,
-        slow_concurrency=slow_concurrency,
-        requests_per_minute=rpm,
-        tokens_per_minute=tpm,
-        allowed_models=None if models is None else [model.strip() for model in models.split(",") if model.strip()],
-        monthly_fee=fee,
-        currency=currency,
-        credit_price=credit_price,
-    )
     with open_books(config) as books:
+        before = next((version.terms for version in plans.list_plans(books.database) if version.terms.plan == plan), None)
+        if currency is None and before is None and (fee is not None or credit_price is not None):
+            raise Invalid("currency", "--currency is missing: which one the fee and the credit price are in, like EUR")
+        form = PlanForm(
+            credits=credits,
+            name=name,
+            on_exhausted=on_exhausted,
+            slow_daily_cap=slow_daily_cap,
+            weight=weight,
+            fast_concurrency=fast_concurrency,
+            slow_concurrency=slow_concurrency,
+            requests_per_minute=rpm,
+            tokens_per_minute=tpm,
+            allowed_models=None if models is None else [model.strip() for model in models.split(",") if model.strip()],
+            monthly_fee=fee or "0",
+            currency=currency or (before.currency if before else "USD"),
+            credit_price=credit_price,
+        )
         version = plans.set_plan(books.database, form.terms(plan), books.now_us)
+        counts = plans.count_subscribers(books.database, books.now_us)
     typer.echo(f"plan {plan} version {version.version}: {form.credits} credits a month, then {form.on_exhausted}")
+    write_one(_row(version, counts))
+    if before is not None:
+        typer.echo(f"other than version {version.version - 1}: {_differences(before, version.terms)}")
 
 
 @app.command("list")
@@ -75,7 +84,7 @@ def index(every: Annotated[bool, typer.Option("--all", help="every version")] = 
     with open_books(config) as books:
         counts = plans.count_subscribers(books.database, books.now_us)
         rows = [_row(version, counts) for version in plans.list_plans(books.database, all_versions=every)]
-    write_rows(rows, form, COLUMNS, "no plans; write one: weir plan set PLAN --credits 1000")
+    write_rows(rows, form, COLUMNS, "no plans; write one: weir plan set PLAN --credits 1000", brief=BRIEF)
 
 
 @app.command()
@@ -83,6 +92,12 @@ def show(plan: PlanArgument, config: ConfigOption = None) -> None:
     """Show the newest version of a plan."""
     with open_books(config) as books:
         write_one(_row(plans.get_plan(books.database, plan), plans.count_subscribers(books.database, books.now_us)))
+
+
+def _differences(before: PlanTerms, now: PlanTerms) -> str:
+    old, new = plan_figures(before), plan_figures(now)
+    changes = [f"{name.replace('_', ' ')} {cell(old[name])} -> {cell(new[name])}" for name in new if old[name] != new[name]]
+    return ", ".join(changes) or "nothing"
 
 
 def _row(version: PlanVersion, counts: dict[tuple[str, int], int]) -> dict[str, Any]:

@@ -8,14 +8,17 @@ from billing.errors import Conflict, Invalid
 from billing.operations import rates
 from billing.rating import Rate
 from gateway.cli.books import Books, ConfigOption, open_books
+from gateway.cli.children import LOCAL_MODEL
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
-from gateway.config.forms import RateForm, rate_figures
+from gateway.config.forms import EACH, RateForm, rate_figures
 from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="Rates: what a model's tokens cost in credits.")
+BRIEF = ("model", "state", "input", "output", "cache_read", "other", "effective")
 COLUMNS = ("model", "state", "input", "output", "cache_read", "free", "other", "effective", "id")
 PROPOSAL_COLUMNS = ("model", "source", "input", "output", "cache_read", "other", "notes")
+UNIT = "in credits per 1,000,000 tokens; images, seconds, requests, searches: each"
 _SHOWN = ("input", "output", "cache_read")
 _Price = Annotated[str | None, typer.Option(help="credits per 1,000,000 tokens")]
 _Each = Annotated[str | None, typer.Option(help="credits each")]
@@ -51,13 +54,14 @@ def put(
             model=model,
             prices=form.prices(),
             free=free,
-            effective_us=None if effective is None else parse(effective, "from"),
+            effective_us=None if effective is None else parse(effective, "--from"),
             now_us=books.now_us,
         )
-        if model not in books.settings.models and books.settings.models:
-            typer.echo(f"note: no model `{model}` is configured yet", err=True)
-    figures = ", ".join(f"{bucket} {price}" for bucket, price in rate_figures(form.prices()).items())
-    typer.echo(f"{model}: {figures or 'free'}, from {instant(made.effective_us)}")
+        known = list(books.settings.models) or [LOCAL_MODEL]
+    if model not in known:
+        named = ", ".join(f"`{name}`" for name in known)
+        typer.echo(f"warning: no configuration names a model `{model}` (known here: {named}); its rate waits until one does", err=True)
+    typer.echo(f"{model}: {_said(form.prices()) or 'free'}, from {instant(made.effective_us)}")
 
 
 @app.command("list")
@@ -72,7 +76,10 @@ def index(
         now_us, found = books.now_us, rates.list_rates(books.database, model)
     current = {rate.model: rate.id for rate in found if rate.effective_us <= now_us}  # by (effective_us, id): the last one stays
     rows = [_row(rate, "future" if rate.effective_us > now_us else "current" if current[rate.model] == rate.id else "past") for rate in found]
-    write_rows([row for row in rows if every or row["state"] != "past"], form, COLUMNS, "no rates; set one: weir rate set MODEL --input 0.5 --output 1.5")
+    shown = [row for row in rows if every or row["state"] != "past"]
+    write_rows(shown, form, COLUMNS, "no rates; set one: weir rate set MODEL --input 0.5 --output 1.5", brief=BRIEF)
+    if form is Format.table and shown:
+        typer.echo(UNIT)
 
 
 @app.command("import")
@@ -100,13 +107,20 @@ def propose(
     typer.echo(f"set {len(priced)}", err=True)
 
 
+def _said(prices: dict[str, int]) -> str:
+    figures = rate_figures(prices)
+    units = (("credits per 1,000,000 tokens", [name for name in figures if name not in EACH]), ("credits each", [name for name in figures if name in EACH]))
+    return "; ".join(", ".join(f"{name} {figures[name]}" for name in names) + f" {unit}" for unit, names in units if names)
+
+
 def _unrated(books: Books) -> list[str]:
     rated = {rate.model for rate in rates.list_rates(books.database)}
     return [model for model in books.settings.models if model not in rated]
 
 
 def _row(rate: Rate, state: str) -> dict[str, Any]:
-    return {"id": rate.id, "model": rate.model, "state": state, "free": rate.free, "effective": instant(rate.effective_us)} | _prices(rate.prices)
+    about = {"id": rate.id, "model": rate.model, "state": state, "free": rate.free, "effective": instant(rate.effective_us)}
+    return about | _prices(rate.prices) | ({"other": "free"} if rate.free else {})
 
 
 def _proposal_row(proposal: rates.Proposal) -> dict[str, Any]:

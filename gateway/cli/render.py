@@ -1,4 +1,4 @@
-"""Writes what a command found: a table for people, JSON or CSV for programs. The three hold the same figures.
+"""Writes what a command found: a table for people, as wide as a terminal, JSON or CSV with every column for programs.
 
 Text cells of CSV that a spreadsheet would take for a formula get a leading apostrophe.
 """
@@ -34,14 +34,17 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="table for 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 
 
-def write_rows(rows: Sequence[Row], form: Format, columns: Sequence[str], empty: str = "none") -> None:
-    """Write rows to standard output; `columns` names their keys in order, `empty` is what a table says when there are none."""
+def write_rows(rows: Sequence[Row], form: Format, columns: Sequence[str], empty: str = "none", *, brief: Sequence[str] = ()) -> None:
+    """Write rows to standard output; `columns` names their keys in order, `empty` is what a table says when there are none.
+
+    `brief`: the columns of a table, where all of them would be wider than a terminal.
+    """
     if form is Format.json:
         typer.echo(json.dumps([{column: row[column] for column in columns} for row in rows], ensure_ascii=False, indent=2))
     elif form is Format.csv:
         typer.echo(as_csv(rows, columns), nl=False)
     elif rows:
-        _table(rows, columns)
+        _table(rows, brief or columns)
     else:
         typer.echo(empty)
 
@@ -50,7 +53,7 @@ def write_one(row: Row) -> None:
     """Write one thing's figures, a line each."""
     width = max(len(key) for key in row)
     for key, value in row.items():
-        typer.echo(f"{key.replace('_', ' '):<{width}}  {printable(_cell(value))}")
+        typer.echo(f"{key.replace('_', ' '):<{width}}  {printable(cell(value))}")
 
 
 def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -84,14 +87,15 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
         numeric = all(isinstance(row[column], int | float) or row[column] is None for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(_cell(row[column]))) for column in columns))
+        table.add_row(*(Text(printable(cell(row[column]))) for column in columns))
     console = Console()
     if not console.is_terminal:
         console = Console(width=10_000)  # a pipe has no width: nothing is folded
     console.print(table, soft_wrap=not console.is_terminal)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Write one value for a person; an absent one as a dash."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -104,7 +108,7 @@ def _cell(value: Any) -> str:
 def _safe(value: Any) -> Any:
     if value is None:
         return ""
-    text = _cell(value)
+    text = cell(value)
     if isinstance(value, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") and not text.lstrip("-").replace(".", "", 1).isdigit():
         return "'" + text
     return text

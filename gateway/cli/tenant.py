@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from billing.money import format_credits
-from billing.operations import tenants, usage
+from billing.operations import plans, tenants, usage
 from billing.tenants.tenant import Tenant
 from gateway.cli.books import Books, ConfigOption, open_books
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_one, write_rows
@@ -13,6 +13,7 @@ from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="Tenants: who is served, on which plan.")
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT")]
+BRIEF = ("id", "name", "state", "plan", "timezone")
 COLUMNS = ("id", "name", "state", "plan", "currency", "timezone", "created")
 
 
@@ -36,9 +37,8 @@ def create(
 def index(form: FormatOption = Format.table, config: ConfigOption = None) -> None:
     """List every tenant."""
     with open_books(config) as books:
-        write_rows(
-            [_row(books, tenant) for tenant in tenants.list_tenants(books.database)], form, COLUMNS, "no tenants; create one: weir tenant create ID --plan PLAN"
-        )
+        rows = [_row(books, tenant) for tenant in tenants.list_tenants(books.database)]
+    write_rows(rows, form, COLUMNS, "no tenants; create one: weir tenant create ID --plan PLAN", brief=BRIEF)
 
 
 @app.command()
@@ -53,8 +53,9 @@ def show(tenant: TenantArgument, config: ConfigOption = None) -> None:
 @app.command()
 def suspend(tenant: TenantArgument, yes: YesOption = False, config: ConfigOption = None) -> None:
     """Refuse a tenant's requests from now on, until it is resumed."""
-    confirm(f"Refuse all requests of tenant `{tenant}`?", yes)
     with open_books(config) as books:
+        tenants.get_tenant(books.database, tenant)
+        confirm(f"Refuse all requests of tenant `{tenant}`?", yes)
         tenants.set_state(books.database, tenant_id=tenant, state="suspended", now_us=books.now_us)
     typer.echo(f"tenant {tenant} is suspended")
 
@@ -70,8 +71,10 @@ def resume(tenant: TenantArgument, config: ConfigOption = None) -> None:
 @app.command()
 def plan(tenant: TenantArgument, plan: Annotated[str, typer.Argument(metavar="PLAN")], yes: YesOption = False, config: ConfigOption = None) -> None:
     """Move a tenant to a plan's newest version, now: what is left of its allowance ends, and a new month begins."""
-    confirm(f"Move tenant `{tenant}` to plan `{plan}` now? What is left of this month's allowance ends.", yes)
     with open_books(config) as books:
+        tenants.get_tenant(books.database, tenant)
+        plans.get_plan(books.database, plan)
+        confirm(f"Move tenant `{tenant}` to plan `{plan}` now? What is left of this month's allowance ends.", yes)
         subscription = tenants.change_plan(books.database, tenant_id=tenant, plan=plan, now_us=books.now_us)
     typer.echo(f"tenant {tenant} is on plan {subscription.plan} version {subscription.version}")
 

@@ -1,17 +1,21 @@
 """`weir usage`: what was used, and what a tenant has left."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from billing.meter import BUCKETS
 from billing.money import format_credits
 from billing.operations import usage
+from billing.operations.events import FoundEvent, find_event
 from gateway.cli.books import ConfigOption, open_books
 from gateway.cli.render import Format, FormatOption, write_file, write_one, write_rows
+from gateway.config.forms import rate_figures
 from gateway.wire.instants import show as instant
 
-app = typer.Typer(no_args_is_help=True, help="Usage: balances, and the month's use as a file.")
+app = typer.Typer(no_args_is_help=True, help="Usage: balances, single requests, and the month's use as a file.")
 MonthOption = Annotated[str, typer.Option("--month", help="like 2026-11")]
 OutOption = Annotated[Path | None, typer.Option("--output", "-o", help="write to this file instead of standard output")]
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="this tenant only")]
@@ -26,13 +30,13 @@ def show(tenant: Annotated[str, typer.Argument(metavar="TENANT")], form: FormatO
     figures = {
         "tenant": found.tenant_id,
         "plan": None if found.plan is None else f"{found.plan} v{found.plan_version}",
-        "past_credits": found.on_exhausted,
+        "on_exhausted": found.on_exhausted,
         "credits_granted": format_credits(found.limit_ncr),
         "credits_used": format_credits(found.used_ncr),
         "credits_left": format_credits(found.remaining_ncr),
         "debt": format_credits(found.debt_ncr),
-        "served_past_credits": format_credits(found.excess_ncr),
-        "to_be_invoiced": format_credits(found.overage_ncr),
+        "past_credits": format_credits(found.excess_ncr + found.overage_ncr),
+        "past_credits_invoiced": format_credits(found.overage_ncr),
         "month_began": instant(found.period_start_us) or None,
         "resets": instant(found.reset_us) or None,
     }
@@ -69,3 +73,39 @@ def export(
     with open_books(config) as books:
         data = usage.export_usage(books.database, month, format=form, tenant_id=tenant)
     write_file(data, output)
+    if not (json.loads(data)["lines"] if form == "json" else data.count(b"\n") > 1):
+        typer.echo(f"note: nothing was used in {month}", err=True)
+
+
+@app.command("event")
+def show_event(
+    event: Annotated[str, typer.Argument(metavar="EVENT_ID", help="the x-weir-event of an answer")],
+    form: FormatOption = Format.table,
+    config: ConfigOption = None,
+) -> None:
+    """Show one request's usage event in full: what it used, at which prices, and how it was paid."""
+    with open_books(config) as books:
+        figures = _event(find_event(books.database, event))
+    if form is Format.table:
+        write_one({name: value for name, value in figures.items() if value is not None})
+    else:
+        write_rows([figures], form, tuple(figures))
+
+
+def _event(found: FoundEvent) -> dict[str, Any]:
+    event = found.event
+    plain = ("id", "tenant_id", "key_id", "project", "model", "backend", "upstream_model", "endpoint")
+    return {
+        **{name.removesuffix("_id"): getattr(event, name) for name in plain},
+        "started": instant(event.started_us),
+        "ended": instant(event.ended_us),
+        **{name: getattr(event, name) for name in ("status", "outcome", "lane", "stream", "source", "attempts", "queue_ms", "ttft_us")},
+        **{bucket: getattr(event.meter, bucket) for bucket in BUCKETS},
+        "rate_id": event.rate_id,
+        "prices": " ".join(f"{bucket}={price}" for bucket, price in rate_figures(found.prices).items()) or None,
+        "credits": format_credits(event.charge_ncr),
+        "paid_from_credits": format_credits(event.cover_ncr),
+        "debt": format_credits(event.cover_ncr - found.covered_ncr),
+        "past_credits": format_credits(found.past_ncr),
+        "past_credits_invoiced": format_credits(found.invoiced_ncr),
+    }

@@ -3,15 +3,17 @@
 The same forms stand behind `seed:` in weir.yaml, the admin API and the command line, so that all three accept and refuse alike.
 """
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from billing.errors import Invalid
 from billing.meter import BUCKETS
-from billing.money import format_credits, format_money, format_rate_per_million, parse_credits, parse_money, parse_price, parse_rate_per_million
+from billing.money import exponent, format_credits, format_money, format_rate_per_million, parse_credits, parse_money, parse_price, parse_rate_per_million
 from billing.plans.terms import PlanTerms
+from billing.tenants.tenant import check_slug
 
 V = TypeVar("V")
 
@@ -40,23 +42,40 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
 
 def _not_negative(text: str) -> int:
     if (ncr := parse_credits(text)) < 0:
-        raise Invalid("credits", f"credits: `{text}` is negative")
+        raise Invalid("credits", f"credits: {text} must be 0 or more")
     return ncr
+
+
+def _not_negative_money(text: str, currency: str) -> None:
+    if parse_money(text, currency) < 0:
+        raise Invalid("amount", f"amount: {text} must be 0 or more")
+
+
+def _model_name(text: str) -> None:
+    if re.fullmatch(MODEL, text) is None:
+        raise Invalid("model", f"model: `{text[:80]}` is no model's name; 1 to 256 visible ASCII characters without spaces")
 
 
 def _positive(text: str) -> int:
     if (ncr := parse_credits(text)) <= 0:
-        raise Invalid("credits", f"credits: `{text}` is not more than 0")
+        raise Invalid("credits", f"credits: {text} must be more than 0")
     return ncr
 
 
-Slug = Annotated[str, Field(pattern=SLUG, description="lower-case letters, digits and dashes")]
-PublicName = Annotated[str, Field(pattern=MODEL, description="a model's public name")]
+Slug = Annotated[
+    str,
+    AfterValidator(_checked(lambda text: check_slug("id", text))),
+    Field(json_schema_extra={"pattern": SLUG}, description="lower-case letters, digits and dashes"),
+]
+PublicName = Annotated[str, AfterValidator(_checked(_model_name)), Field(json_schema_extra={"pattern": MODEL}, description="a model's public name")]
 Text = Annotated[str, BeforeValidator(_text)]
 Credits = Annotated[Text, AfterValidator(_checked(_not_negative)), Field(examples=["1000"], description="credits, decimal text")]
 PositiveCredits = Annotated[Text, AfterValidator(_checked(_positive)), Field(examples=["500"], description="credits, decimal text")]
 PerMillion = Annotated[Text, AfterValidator(_checked(parse_rate_per_million)), Field(examples=["0.5"], description="credits per 1,000,000, decimal text")]
 Price = Annotated[Text, AfterValidator(_checked(parse_price)), Field(examples=["0.01"], description="major currency units, decimal text")]
+
+
+Currency = Annotated[str, AfterValidator(_checked(exponent)), Field(examples=["EUR"], description="ISO 4217")]
 
 
 class Form(BaseModel):
@@ -78,20 +97,21 @@ class PlanForm(Form):
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     allowed_models: list[PublicName] | None = Field(None, description="absent: every model")
+    currency: Currency = "USD"
     monthly_fee: Text = Field("0", description="major currency units, decimal text")
-    currency: str = "USD"
     credit_price: Price | None = Field(None, description="a credit's price past the allowance, in major currency units")
+
+    @field_validator("monthly_fee")
+    @classmethod
+    def _fits_the_currency(cls, fee: str, info: ValidationInfo) -> str:
+        if "currency" in info.data:  # a wrong one is said already
+            _checked(lambda text: _not_negative_money(text, info.data["currency"]))(fee)
+        return fee
 
     @model_validator(mode="after")
     def _adds_up(self) -> "PlanForm":
-        try:
-            fee_minor = parse_money(self.monthly_fee, self.currency, "monthly_fee")
-        except Invalid as error:
-            raise ValueError(str(error)) from None
-        if fee_minor < 0:
-            raise ValueError(f"monthly_fee: `{self.monthly_fee}` is negative")
         if self.on_exhausted == "overage" and self.credit_price is None:
-            raise ValueError("credit_price is missing: on_exhausted `overage` invoices every credit past the allowance, at this price")
+            raise ValueError("credit_price is missing: on_exhausted overage invoices every credit past the allowance, at this price")
         return self
 
     def terms(self, plan: str) -> PlanTerms:
@@ -157,9 +177,9 @@ class RateForm(Form):
     @model_validator(mode="after")
     def _prices_something(self) -> "RateForm":
         if self.free and self.prices():
-            raise ValueError("a free model has no prices; give prices or free, not both")
+            raise ValueError("a free model has no prices; give prices or `free`, not both")
         if not self.free and (self.input is None or self.output is None):
-            raise ValueError("a rate names `input` and `output` (0 where it costs nothing), or says that the model is free")
+            raise ValueError("a rate names `input` and `output` (0 where it costs nothing), or says that the model is `free`")
         return self
 
     def prices(self) -> dict[str, int]:
@@ -178,5 +198,5 @@ class TenantForm(Form):
 
     plan: Slug
     name: str = Field("", max_length=200)
-    currency: str = "USD"
+    currency: Currency = "USD"
     timezone: str = Field("UTC", description="whose calendar its days and months follow, like Europe/Berlin")

@@ -9,8 +9,9 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
-from gateway.config.settings import Settings
+from gateway.config.settings import NO_BACKEND, Settings
 from gateway.config.source import ConfigError, ConfigFile, Place, read_file
+from gateway.config.words import plain, shows_value
 
 __all__ = ["ConfigError", "child_environment", "config_path", "load_settings", "unknown_names"]
 
@@ -62,9 +63,13 @@ def unknown_names() -> list[str]:
     for name in sorted(os.environ):
         if not name.startswith(PREFIX) or name == PATH_NAME:
             continue
-        first = name.removeprefix(PREFIX).lower().split("__")[0]
-        if first not in Settings.model_fields:
-            found.append(f"environment {name} sets nothing" + _meant(first, list(Settings.model_fields), lambda word: f"{PREFIX}{word.upper()}"))
+        first, *rest = name.removeprefix(PREFIX).split("__")
+        if first.lower() not in Settings.model_fields:
+
+            def spell(word: str, rest: list[str] = rest) -> str:
+                return PREFIX + "__".join([word.upper(), *rest])
+
+            found.append(f"environment {name} sets nothing" + _meant(first.lower(), list(Settings.model_fields), spell))
     return found
 
 
@@ -74,14 +79,13 @@ def child_environment() -> dict[str, str]:
 
 
 def _line(fault: dict[str, Any], file: ConfigFile, flags: dict[str, Any]) -> str:
-    place: Place = fault["loc"]
+    place: Place = fault["loc"] or (fault.get("ctx") or {}).get("place", ())
     name = ".".join(str(part) for part in place)
     where = _origin(place, file, flags)
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown key `{name}`{_meant(str(place[-1]), _names_at(place[:-1]), str)}"
-    message = fault["msg"].removeprefix("Value error, ")
-    given = "" if fault["type"] in ("missing", "value_error") or _secret(place) or isinstance(fault["input"], dict) else f", not {fault['input']!r:.80}"
-    return f"{where}: {f'`{name}`: ' if name else ''}{message}{given}"
+    given = f", not {fault['input']!r:.80}" if shows_value(fault) and not _secret(place) and fault["type"] != NO_BACKEND else ""
+    return f"{where}: {f'`{name}`: ' if name else ''}{plain(fault)}{given}"
 
 
 def _origin(place: Place, file: ConfigFile, flags: dict[str, Any]) -> str:

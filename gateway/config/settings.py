@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backends.config import BackendConfig, ModelConfig
 from backends.config import Name as BackendName
 from gateway.config.forms import PlanForm, PublicName, RateForm, Slug, TenantForm
+
+NO_BACKEND = "no_backend"  # a mistake between two places; its context names the one to mend
 
 
 class Section(BaseModel):
@@ -114,8 +117,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _routes_lead_somewhere(self) -> "Settings":
         for model, config in self.models.items():
-            for route in config.routes:
+            for index, route in enumerate(config.routes):
                 if route.backend not in self.backends:
                     known = ", ".join(f"`{name}`" for name in self.backends) or "none is configured"
-                    raise ValueError(f"models.{model}: there is no backend `{route.backend}` (backends: {known})")
+                    text, place = f"there is no backend `{route.backend}` (backends: {known})", ("models", model, "routes", index, "backend")
+                    raise PydanticCustomError(NO_BACKEND, "{text}", {"text": text, "place": place})
         return self

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Message
 
 from billing.errors import BillingError, BooksUnavailable, Conflict, Invalid, NotFound
+from gateway.config.words import plain
 from gateway.errors import Refusal
 
 MEDIA_TYPE = "application/problem+json"
@@ -92,7 +93,7 @@ def _validation(error: RequestValidationError) -> Response:
     faults = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         return problem(400, "malformed", "The body is not JSON.")
-    errors = [FieldProblem(field=_field(fault["loc"]), message=fault["msg"].removeprefix("Value error, ")) for fault in faults]
+    errors = [FieldProblem(field=_field(fault["loc"]), message=plain(fault)) for fault in faults]
     return problem(422, "invalid", "; ".join(f"{item.field}: {item.message}" for item in errors[:5]), errors)
 
 

@@ -48,6 +48,23 @@ def test_422_names_the_field(api: AdminApi, body: dict[str, Any], field: str) ->
     assert fields(problem(api.http.post("/admin/tenants", json=body), 422, "invalid")) == [field]
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"id": "Ac me", "plan": "pro"}, "id: `Ac me` is not usable; 1 to 63 characters of a-z, 0-9 and -, the first a letter or a digit, like acme-research"),
+        ({"id": 7, "plan": "pro"}, "id: must be text"),
+        ({"id": "acme"}, "plan: is missing"),
+        ({"id": "acme", "plan": "pro", "nmae": "x"}, "nmae: is not known here"),
+        (
+            {"id": "acme", "plan": "pro", "currency": "XXX"},
+            "currency: `XXX` is not supported; one of AUD, CAD, CHF, CNY, EUR, GBP, HKD, INR, JPY, KRW, SGD, USD",
+        ),
+    ],
+)
+def test_a_refusal_is_in_plain_words(api: AdminApi, body: dict[str, Any], told: str) -> None:
+    assert problem(api.http.post("/admin/tenants", json=body), 422, "invalid")["detail"] == told
+
+
 def test_404_for_a_plan_or_a_tenant_that_is_not_there(api: AdminApi) -> None:
     assert "plan `gold`" in problem(api.http.post("/admin/tenants", json={"id": "acme", "plan": "gold"}), 404, "not_found")["detail"]
     problem(api.http.get("/admin/tenants/nobody"), 404, "not_found")

@@ -45,7 +45,7 @@ def test_check_names_every_mistake_with_its_place(weir: Weir, monkeypatch: pytes
     first, second, third = said.err.splitlines()
     assert first == "weir: weir.yaml:2: unknown key `server.prot`; did you mean `port`?"
     assert second.startswith("weir: weir.yaml:3: `log.level`: ")
-    assert third == "weir: environment WEIR_SERVRE__PORT sets nothing; did you mean `WEIR_SERVER`?"
+    assert third == "weir: environment WEIR_SERVRE__PORT sets nothing; did you mean `WEIR_SERVER__PORT`?"
 
 
 def test_check_notes_a_backend_without_a_model(weir: Weir) -> None:
@@ -63,7 +63,7 @@ def test_doctor_says_what_to_do_about_a_database_that_is_not_migrated(weir: Weir
     said = weir("doctor")
     assert said.code == 1
     assert [line for line in said.out.splitlines() if line.startswith("wrong")] == [
-        "wrong  database: weir-data/weir.db is not there yet; run: weir migrate (or start: weir serve)"
+        f"wrong  database: {tmp_path}/weir-data/weir.db is not there yet; run: weir migrate (or start: weir serve)"
     ]
     assert not (tmp_path / "weir-data" / "weir.db").exists()
     assert weir("migrate").code == 0
@@ -76,8 +76,18 @@ def test_doctor_finds_a_backend_that_is_down_and_a_model_without_a_rate(weir: We
     said = weir("doctor")
     assert said.code == 1
     wrong = [line for line in said.out.splitlines() if line.startswith("wrong")]
-    assert wrong[0].startswith(f"wrong  backends: own at http://127.0.0.1:{closed_port}/v1: ")
+    assert wrong[0] == f"wrong  backends: own at http://127.0.0.1:{closed_port}/v1: connection refused; start it, or correct its `urls` or `api_key`"
     assert wrong[1].startswith("wrong  rates: m: no rate, so requests are refused; set one: weir rate set m ")
+
+
+def test_doctor_has_a_line_for_every_server(weir: Weir, scripted_upstream: ScriptedUpstream, closed_port: int) -> None:
+    Path("weir.yaml").write_text(backend(f"[{scripted_upstream.base_url}, 'http://127.0.0.1:{closed_port}/v1', 'http://no-such-host.invalid/v1']"))
+    lines = [line for line in weir("doctor").out.splitlines() if " backends: " in line]
+    assert lines == [
+        f"good   backends: own at {scripted_upstream.base_url}: up",
+        f"wrong  backends: own at http://127.0.0.1:{closed_port}/v1: connection refused; start it, or correct its `urls` or `api_key`",
+        "wrong  backends: own at http://no-such-host.invalid/v1: its host name is not known here; start it, or correct its `urls` or `api_key`",
+    ]
 
 
 def test_doctor_finds_a_lost_secret_and_a_clock_gone_back(weir: Weir, tmp_path: Path) -> None:
@@ -119,7 +129,7 @@ def test_backends_are_listed_with_how_they_are(weir: Weir, scripted_upstream: Sc
     rows = weir("backend", "list", "--format", "csv").out.splitlines()
     assert rows[0] == "backend,provider,url,state,slots,models"
     assert rows[1].startswith(f"own,openai_compatible,{scripted_upstream.base_url},")
-    assert f'http://127.0.0.1:{closed_port}/v1,"down: ' in rows[2]
+    assert f"http://127.0.0.1:{closed_port}/v1,down: connection refused," in rows[2]
     assert ",not asked," in weir("backend", "list", "--no-probe", "--format", "csv").out
 
 

@@ -1,14 +1,11 @@
 """/admin/plans: what a tenant is promised. A plan is never changed, only given a new version."""
 
 from datetime import datetime
-from typing import Annotated
-
-from fastapi import Path
 
 from billing.operations import plans
 from billing.plans.terms import PlanVersion
 from gateway.auth.admin import AdminDesk
-from gateway.config.forms import SLUG, PlanForm, plan_figures
+from gateway.config.forms import PlanForm, Slug, plan_figures
 from gateway.wire.instants import from_us
 from gateway.wire.problems import problem_router
 
@@ -25,7 +22,7 @@ class PlanOut(PlanForm):
 
 
 @router.put("/{plan_id}")
-def put(plan_id: Annotated[str, Path(pattern=SLUG)], body: PlanForm, desk: AdminDesk) -> PlanOut:
+def put(plan_id: Slug, body: PlanForm, desk: AdminDesk) -> PlanOut:
     """Write a plan, or its next version. Tenants keep the version they are on until they are moved."""
     version = plans.set_plan(desk.database, body.terms(plan_id), desk.now_us())
     desk.changed()
