@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ import msgspec
 
 from backends import tether
 from backends.errors import BackendError, ChildFailed
-from backends.health import ask
+from backends.health import ask, probe
 from backends.transport.seam import Exchange, Origin, Timeouts, Transport
 
 READY_POLL_S = 0.1
@@ -39,9 +40,15 @@ VLLM_ALWAYS = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 VLLM_ON_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 VLLM_ON_CPU_ARGUMENTS = {"--dtype": "bfloat16", "--enforce-eager": "", "--max-model-len": "2048", "--max-num-seqs": "16", "--kv-cache-memory-bytes": "67108864"}
 
+_SECRET = re.compile(r"^WEIR_|(?:_KEY|_SECRET|_TOKEN|PASSWORD|PASSWD|_CREDENTIALS|DATABASE_URL)$", re.IGNORECASE)
+_THEIR_OWN = ("VLLM_", "HF_")
+
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run. `{port}` in the command becomes the port; `port` 0 picks a free one. `env` is the whole environment (None: ours)."""
+    """What to run. `{port}` in the command becomes the port; `port` 0 picks a free one. `env` is the whole environment (None: ours).
+
+    Once ready it is polled every `poll_s`; one that misses `misses_max` polls of `answer_s` in a row hangs, and is ended.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -51,6 +58,9 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     health_path: str = "/health"
     ready_s: float = 120.0
     grace_s: int = 10
+    poll_s: float = 5.0
+    answer_s: float = 10.0
+    misses_max: int = 6  # more than a minute: a server that computes on the thread it answers from may be silent for a while
 
 
 class Supervisor:
@@ -111,8 +121,7 @@ class Supervisor:
         """Poll the health path. Raises `ChildFailed`."""
         assert self._process is not None
         began_s = time.monotonic()
-        origin = Origin(scheme="http", host=self.child.host, port=self.port)
-        exchange = Exchange(method="GET", origin=origin, path=self.child.health_path, timeouts=READY_TIMEOUTS)
+        exchange = self._health(READY_TIMEOUTS)
         while self._process.returncode is None:
             with contextlib.suppress(BackendError):  # it is not there yet: that is what is being waited for
                 status, _ = await ask(self._transport, exchange)
@@ -127,12 +136,12 @@ class Supervisor:
         raise ChildFailed(f"{self.child.name} ended with status {self._process.returncode} before it was ready; its last words:\n{self._said()}")
 
     async def _keep(self) -> None:
-        """Wait for the child's end and start it again, later each time; a long run clears the record."""
+        """Wait for the child's end, or bring it about when it hangs, and start it again, later each time; a long run clears the record."""
         failures = 0
         while True:
             assert self._process is not None
             began_s = time.monotonic()
-            status = await self._process.wait()
+            status = await self._ended_or_hung(self._process)
             await self._drained()
             failures = 0 if time.monotonic() - began_s >= STABLE_S else failures
             while self.state != "ready" or self._process.returncode is not None:
@@ -148,6 +157,25 @@ class Supervisor:
                 except (ChildFailed, OSError) as error:
                     self._log.error("%s", error)
                     await self._end()
+
+    async def _ended_or_hung(self, process: asyncio.subprocess.Process) -> int | None:
+        """Return the child's status when it has ended; one that hangs is ended first."""
+        child = self.child
+        exchange = self._health(Timeouts(connect_s=child.answer_s, first_byte_s=child.answer_s, idle_s=child.answer_s, total_s=child.answer_s))
+        missed = 0
+        while missed < child.misses_max:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(process.wait(), child.poll_s)
+            why = await probe(self._transport, exchange)
+            missed = 0 if why is None else missed + 1
+        if process.returncode is None:
+            self._log.error("has not answered %s %d times in a row: it hangs, and is ended", child.health_path, missed)
+            await self._end()
+        return process.returncode
+
+    def _health(self, timeouts: Timeouts) -> Exchange:
+        origin = Origin(scheme="http", host=self.child.host, port=self.port)
+        return Exchange(method="GET", origin=origin, path=self.child.health_path, timeouts=timeouts)
 
     async def _end(self) -> None:
         process = self._process
@@ -209,7 +237,8 @@ def local_child(*, model: Path | None = None, alias: str = "smollm2", name: str 
 def vllm_child(model_dir: Path, *, served_name: str, environ: Mapping[str, str], arguments: Sequence[str] = (), executable: str = "vllm") -> Child:
     """Describe `vllm serve MODEL_DIR`. The operator's arguments and environment win over ours; CPU settings are added only where there is no GPU.
 
-    It schedules by priority and names its answers as we do, unless the arguments say otherwise.
+    No secret of ours is in its environment, for a model may bring code. It schedules by priority and names its answers as we do, unless the
+    arguments say otherwise.
     """
     ours = {
         "--host": "127.0.0.1",
@@ -225,7 +254,12 @@ def vllm_child(model_dir: Path, *, served_name: str, environ: Mapping[str, str],
     given = {argument.split("=", 1)[0] for argument in arguments if argument.startswith("--")}
     added = [part for name, value in ours.items() if name not in given for part in (name, value) if part]
     command = (executable, "serve", str(model_dir), "--port", "{port}", *added, *arguments)
-    return Child(name="vllm", command=command, env={**defaults, **environ}, ready_s=600.0, grace_s=20)
+    return Child(name="vllm", command=command, env={**defaults, **without_secrets(environ)}, ready_s=600.0, grace_s=20)
+
+
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without our settings and without what is named like a secret; vLLM's own and the model hub's may stay."""
+    return {name: value for name, value in environ.items() if name.startswith(_THEIR_OWN) or not _SECRET.search(name)}
 
 
 def has_gpu() -> bool:

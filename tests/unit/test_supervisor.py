@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from backends.config import BackendConfig
-from backends.errors import ChildFailed
+from backends.errors import ChildFailed, TimedOut
 from backends.pool import Opened, Pool
-from backends.supervisor import Child, State, Supervisor, free_port, has_gpu, local_child, vllm_child
+from backends.supervisor import Child, State, Supervisor, free_port, has_gpu, local_child, vllm_child, without_secrets
 from backends.transport.direct import DirectTransport
-from tests.transport import call_of
+from backends.transport.seam import Answer, Exchange
+from tests.transport import ScriptedAnswer, ScriptedTransport, call_of
 
 SERVER = """
 import http.server, subprocess, sys
@@ -59,6 +60,14 @@ async def until(supervisor: Supervisor, state: State, restarts: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def gone(transport: DirectTransport) -> None:
+    """Close a transport, and wait until its sockets are."""
+    await transport.aclose()
+    async with asyncio.timeout(10):
+        while transport.pool.count:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_child_is_ready_when_its_health_path_answers_and_gone_when_it_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "weir.child.test")
     supervisor = Supervisor(server(), DirectTransport())
@@ -82,6 +91,43 @@ async def test_a_child_that_dies_is_started_again_on_the_same_port() -> None:
     os.kill(children_of(supervisor.pid)[0], signal.SIGKILL)
     await until(supervisor, "ready", 1)
     assert supervisor.port == port
+    await supervisor.stop()
+
+
+async def test_a_child_that_hangs_is_ended_and_started_again_on_the_same_port(caplog: pytest.LogCaptureFixture) -> None:
+    transport = DirectTransport()
+    supervisor = Supervisor(server(poll_s=0.02, answer_s=0.2, misses_max=3, grace_s=1), transport)
+    await supervisor.start()
+    port = supervisor.port
+    assert supervisor.pid is not None
+    (child,) = children_of(supervisor.pid)
+    os.kill(child, signal.SIGSTOP)
+    await until(supervisor, "ready", 1)
+    await until_gone(child)
+    assert supervisor.port == port
+    assert "has not answered /health 3 times" in caplog.text
+    await supervisor.stop()
+    await gone(transport)
+
+
+async def test_a_child_that_misses_a_poll_now_and_then_is_left_alone() -> None:
+    seen = asyncio.Event()
+
+    class Forgetful(ScriptedTransport):
+        """Loses two polls of three."""
+
+        async def open(self, exchange: Exchange) -> Answer:
+            self.sent.append(exchange)
+            if len(self.sent) > 20:
+                seen.set()
+            if len(self.sent) > 2 and len(self.sent) % 3:
+                raise TimedOut("first_byte", 10)
+            return ScriptedAnswer(200, [])
+
+    supervisor = Supervisor(server(poll_s=0.001, misses_max=3), Forgetful())
+    await supervisor.start()
+    await asyncio.wait_for(seen.wait(), 20)
+    assert (supervisor.state, supervisor.restarts) == ("ready", 0)
     await supervisor.stop()
 
 
@@ -164,6 +210,16 @@ def test_vllm_gets_what_a_cpu_needs_only_where_there_is_no_gpu(monkeypatch: pyte
         assert child.command[:5] == ("vllm", "serve", "weights", "--port", "{port}")
         assert "--scheduling-policy" in child.command
         assert (child.env or {})["PATH"] == "/bin"
+
+
+def test_vllm_is_given_none_of_our_secrets_and_all_of_its_own_settings() -> None:
+    secrets = ("WEIR_PEPPER", "WEIR_DATABASE__URL", "OPENAI_API_KEY", "DEEPSEEK_API_KEY", "PGPASSWORD", "DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "X_TOKEN")
+    ours = dict.fromkeys(secrets, "s")
+    its = {"PATH": "/bin", "HOME": "/h", "VLLM_API_KEY": "k", "HF_TOKEN": "t", "HF_HOME": "/m", "CUDA_VISIBLE_DEVICES": "0", "TOKENIZERS_PARALLELISM": "false"}
+    env = vllm_child(Path("weights"), served_name="m", environ={**ours, **its}).env or {}
+    assert not set(ours) & set(env)
+    assert its.items() <= env.items()
+    assert without_secrets({**ours, "PATH": "/bin"}) == {"PATH": "/bin"}
 
 
 def test_the_operators_arguments_and_environment_win(monkeypatch: pytest.MonkeyPatch) -> None:
