@@ -1,7 +1,6 @@
 """The long-lived parts of one process, and the only place that puts them together. Nothing is global anywhere else."""
 
 import asyncio
-import contextlib
 import logging
 import random
 import threading
@@ -154,7 +153,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         await _let_end(services)
-        await _close_books(recorder, vitals)
+        await _close_books(recorder)
         await direct.aclose()
         await over_httpx.aclose()
         for reads in (lookups, feed_reads, audits):
@@ -173,24 +172,18 @@ async def _let_end(services: Services) -> None:
         await asyncio.wait(left, timeout=TASKS_S_MIN)
 
 
-async def _close_books(recorder: Recorder, vitals: Vitals) -> None:
-    """Book what waits, for a bounded time: a database that hangs must not keep the process from ending."""
+async def _close_books(recorder: Recorder) -> None:
+    """Book what waits, for a bounded time. On a thread of its own: the shared ones may all be waiting for a database that hangs."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def stop() -> None:
         try:
-            recorder.stop()
+            recorder.stop(BOOKS_S_MAX)
         finally:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(done.set)
+            loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=stop, name="weir-books-stop", daemon=True).start()
-    try:
-        async with asyncio.timeout(BOOKS_S_MAX):
-            await done.wait()
-    except TimeoutError:
-        log.error("the database does not answer; %d usage events wait in the journal and are booked at the next start", recorder.backlog)
-    vitals.unbooked = recorder.backlog
+    await done.wait()
 
 
 def _warm_tokenizers(settings: Settings) -> None:

@@ -37,7 +37,6 @@ class Vitals:
         self._journal = journal
         self._pools = pools
         self.stopping = False
-        self.unbooked = 0  # once the books are closed: the usage events that wait for the next start
         self._stop_by_s = 0.0
         self.imbalance_ncr: int | None = None  # None until the ledger was summed
         self._stopped: list[str] = []

@@ -26,7 +26,7 @@ from billing.usage.table import UsageEventRow
 from gateway.app import Gateway, create_app
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings, load_settings, pepper
-from gateway.server import build_server
+from gateway.server import Server, build_server
 from gateway.services import Services, open_services
 from tests.real.child import free_port
 
@@ -44,6 +44,7 @@ class House:
     key: str
     client: httpx.AsyncClient
     app: Gateway
+    server: Server
     model: str = "m"
 
     @property
@@ -116,7 +117,7 @@ async def open_house(
         base_url = f"http://127.0.0.1:{settings.server.port}"
         try:
             async with httpx.AsyncClient(base_url=base_url, timeout=30, trust_env=False) as client:
-                yield House(services, settings, issued.secret, client, app)
+                yield House(services, settings, issued.secret, client, app, server)
         finally:
             server.should_exit = True
             await serving
