@@ -2,7 +2,8 @@
 
 `read()` and `write()` are the only places where a transaction begins and ends; stores take the session and never commit. On SQLite a
 write begins IMMEDIATE, so that two writers queue instead of failing half-way, and WAL lets readers go on meanwhile. On PostgreSQL
-it is an ordinary READ COMMITTED transaction. A database that cannot be reached, or stays locked, is `BooksUnavailable`.
+it is an ordinary READ COMMITTED transaction. A database that cannot be reached, stays locked or does not answer in time is
+`BooksUnavailable`. On PostgreSQL every wait has a bound: for the connection, a lock, a statement, the network, a free place in the pool.
 """
 
 import sqlite3
@@ -16,13 +17,20 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
 from billing.errors import BooksUnavailable, Invalid
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 10_000
+CONNECT_TIMEOUT_S = 5
+LOCK_TIMEOUT_MS = 10_000
+STATEMENT_TIMEOUT_MS = 30_000
+LONG_TIMEOUT_MS = 600_000  # exports, sums over every event, migrations
+NETWORK_TIMEOUT_MS = 15_000  # what was sent and is not acknowledged
+POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S = 5, 10, 5.0
 MIGRATION_LOCK = 0x5745495200000001  # PostgreSQL advisory lock: two processes that start together migrate once
 _WRITE = "weir_write"
 
@@ -33,13 +41,18 @@ class Database:
     def __init__(self, url: str) -> None:
         parsed = _normal(url)
         self.dialect: str = parsed.get_backend_name()
-        self.engine: Engine = _sqlite_engine(parsed) if self.dialect == "sqlite" else create_engine(parsed, pool_pre_ping=True)
+        self.engine: Engine = _sqlite_engine(parsed) if self.dialect == "sqlite" else _postgresql_engine(parsed)
         self._writing = self.engine.execution_options(**{_WRITE: True})
 
     @contextmanager
-    def read(self) -> Generator[Session]:
-        """Yield a session on one consistent view; what it changed is rolled back. Raises `BooksUnavailable`."""
+    def read(self, *, long: bool = False) -> Generator[Session]:
+        """Yield a session that only reads; what it changed is rolled back. Raises `BooksUnavailable`.
+
+        `long`: its statements may take 10 minutes on PostgreSQL, where others are given up after 30 s.
+        """
         with _unavailable(), Session(self.engine, expire_on_commit=False) as session:
+            if long:
+                self._take_time(session.connection())
             yield session
 
     @contextmanager
@@ -51,6 +64,7 @@ class Database:
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to a revision, `head` by default. Idempotent; processes that start together take turns."""
         with _unavailable(), self._writing.connect() as connection, connection.begin():
+            self._take_time(connection)
             if self.dialect == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             command.upgrade(_alembic(connection), revision)
@@ -58,18 +72,28 @@ class Database:
     def unmigrate(self, revision: str = "base") -> None:
         """Take the schema down to a revision. Destroys what the removed tables held; meant for tests and for a failed upgrade."""
         with _unavailable(), self._writing.connect() as connection, connection.begin():
+            self._take_time(connection)
             command.downgrade(_alembic(connection), revision)
 
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
 
+    def _take_time(self, connection: Connection) -> None:
+        if self.dialect == "postgresql":
+            for setting in ("lock_timeout", "statement_timeout"):
+                connection.execute(text(f"SET LOCAL {setting} = {LONG_TIMEOUT_MS}"))
+
 
 @contextmanager
 def _unavailable() -> Generator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
+    except PoolTimeout as error:
+        raise BooksUnavailable("the database cannot be used now: every connection is in use") from error
+    except DBAPIError as error:
+        if not isinstance(error, OperationalError | InterfaceError) and not error.connection_invalidated:
+            raise
         raise BooksUnavailable(f"the database cannot be used now: {error.orig}") from error
 
 
@@ -85,6 +109,21 @@ def _normal(url: str) -> URL:
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise Invalid("database", "database: SQLite in memory would lose the books at exit; name a file, like sqlite:///weir.db")
     return parsed
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    bounds: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "keepalives": 1,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": NETWORK_TIMEOUT_MS,
+    }
+    asked = {name: bound for name, bound in bounds.items() if name not in url.query}  # what the URL says stays
+    own = url.query.get("options", "")
+    asked["options"] = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} {own if isinstance(own, str) else ' '.join(own)}"
+    return create_engine(url, pool_pre_ping=True, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW, pool_timeout=POOL_TIMEOUT_S, connect_args=asked)
 
 
 def _sqlite_engine(url: URL) -> Engine:

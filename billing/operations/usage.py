@@ -95,7 +95,7 @@ def usage_rows(db: Database, month: str, tenant_id: str | None = None) -> list[D
 
     Raises `Invalid` (month, written YYYY-MM) and `NotFound` (tenant).
     """
-    with db.read() as session:
+    with db.read(long=True) as session:
         return [line for tenant in _tenants(session, month, tenant_id) for line in _lines(session, tenant, month)]
 
 
@@ -109,7 +109,7 @@ def export_usage(db: Database, month: str, *, format: Literal["csv", "json"] | s
 
 def export_invoices(db: Database, month: str, *, tenant_id: str | None = None) -> bytes:
     """Return a month's invoice lines as CSV: fees of the periods that begin in it, and use by day and model. Raises `Invalid`, `NotFound`."""
-    with db.read() as session:
+    with db.read(long=True) as session:
         lines = [
             invoice.Account(
                 tenant_id=tenant.id, tenant_name=tenant.name, fees=tuple(_fees(session, tenant, month)), usage=tuple(_lines(session, tenant, month))

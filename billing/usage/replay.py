@@ -124,8 +124,8 @@ def claim(folder: Path, mine: Callable[[Path], bool] = lambda _path: False) -> R
 def recover(dispatched: Dispatched, progress: Progress | None, card: Rate | None) -> UsageEvent:
     """Make the event of a request that nobody saw end: the last usage seen, else the prompt's estimate and an unknown output.
 
-    In the fast lane it is covered by credits whole unless it was dispatched as overage, in the slow lane not at all. Without a usable rate it is booked at 0, loudly.
-    It reads no clock, so that replaying twice tells the same fact.
+    In the fast lane it is covered by credits whole unless it was dispatched as overage, in the slow lane not at all. Without a usable rate
+    it is booked at 0, loudly. It reads no clock, so that replaying twice tells the same fact.
     """
     meter = Meter(input=dispatched.prompt_estimate)
     charge_ncr = 0
