@@ -1,6 +1,8 @@
 """Public prices become proposals that `set_rate` takes, and what cannot be said in a rate is named."""
 
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +37,35 @@ def test_a_model_that_is_not_listed_is_named_and_not_priced() -> None:
     (unknown,) = propose(["smollm2-at-home"], credits_per_usd="1000", now_us=NOW)
     assert (unknown.source, unknown.prices) == (None, {})
     assert "by hand" in unknown.notes[0]
+
+
+def test_a_model_with_prices_by_the_hour_is_proposed_at_the_dearest_whatever_the_hour_is() -> None:
+    hours = [propose(["deepseek-chat"], credits_per_usd="1", now_us=NOW + hour * 3_600_000_000) for hour in range(24)]
+    assert all(proposals == hours[0] for proposals in hours)
+    (chat,) = hours[0]
+    assert (chat.prices["input"], chat.prices["output"], chat.prices["cache_read"]) == (270, 1100, 70)
+    assert "cheaper from 16:30 to 00:30 UTC; the dearer price is proposed" in chat.notes
+
+
+def test_the_hours_at_which_a_model_is_cheaper_are_all_named() -> None:
+    (flash,) = propose(["deepseek-flash"], credits_per_usd="1", now_us=NOW)
+    assert (flash.prices["input"], flash.prices["output"]) == (300, 1200)
+    assert "cheaper from 04:00 to 06:00 and from 10:00 to 01:00 UTC; the dearer price is proposed" in flash.notes
+
+
+def test_a_price_that_is_not_listed_is_not_proposed_as_nothing() -> None:
+    (embedding,) = propose(["embed-v4.0"], credits_per_usd="1", now_us=NOW)
+    assert embedding.usd == {"input_mtok": "0.12"}
+    assert embedding.prices == {}
+    assert any("output: not listed" in note and "by hand" in note for note in embedding.notes)
+
+
+def test_a_price_that_is_listed_as_nothing_is_proposed_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = SimpleNamespace(id="gift", prices=None, get_prices=lambda _at: SimpleNamespace(input_mtok=Decimal(0), output_mtok=Decimal(0)))
+    snapshot = SimpleNamespace(find_provider_model=lambda *_anything: (SimpleNamespace(id="somebody"), listed))
+    monkeypatch.setattr("genai_prices.data_snapshot.get_snapshot", lambda: snapshot)
+    (gift,) = propose(["gift"], credits_per_usd="1", now_us=NOW)
+    assert gift.prices == {"input": 0, "output": 0}
 
 
 @pytest.mark.parametrize("worth", ["0", "-1", "many"])
