@@ -66,7 +66,7 @@ class Gateway:
 
 def create_app(services: Services) -> Gateway:
     """Put the application together over open services."""
-    api = FastAPI(title="Weir", version=metadata.version("weir-gateway"), description=DESCRIPTION, redoc_url=None)
+    api = FastAPI(title="Weir", version=metadata.version("weir-gateway"), description=DESCRIPTION, docs_url=None, redoc_url=None)  # /docs is api/ops/docs.py
     api.state.services = services
     api.add_exception_handler(Exception, _failed)
     api.add_exception_handler(Refusal, _refused)

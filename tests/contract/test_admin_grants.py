@@ -23,7 +23,8 @@ def test_201_gives_credits_that_the_balance_shows(api: AdminApi) -> None:
     assert (answer.json()["credits"], answer.json()["remaining"], answer.json()["kind"]) == ("0.000000001", "0.000000001", "promotion")
     balance = api.http.get("/admin/credits/acme").json()
     assert (balance["limit"], balance["remaining"], balance["used"], balance["debt"]) == ("1000.000000001", "1000.000000001", "0", "0")
-    assert (balance["plan"], balance["on_exhausted"], balance["resets_at"]) == ("pro", "slow", "2026-12-03T12:00:00Z")
+    assert (balance["plan_id"], balance["on_exhausted"], balance["resets_at"]) == ("pro", "slow", "2026-12-03T12:00:00Z")
+    assert (balance["past_credits"], balance["past_credits_invoiced"]) == ("0", "0")
     assert {grant["kind"] for grant in balance["grants"]} == {"plan", "promotion"}
     assert api.changes.count == 1
 

@@ -17,17 +17,23 @@ def api(tmp_path: Path) -> Iterator[AdminApi]:
 
 
 def test_201_creates_a_tenant_on_a_plan(api: AdminApi) -> None:
-    answer = api.http.post("/admin/tenants", json={"id": "acme", "plan": "pro", "name": "ACME", "timezone": "Europe/Berlin"})
+    answer = api.http.post("/admin/tenants", json={"id": "acme", "plan_id": "pro", "name": "ACME", "timezone": "Europe/Berlin"})
     assert answer.status_code == 201
-    expected = {"id": "acme", "name": "ACME", "state": "active", "plan": "pro", "plan_version": 1, "currency": "USD", "timezone": "Europe/Berlin"}
+    expected = {"id": "acme", "name": "ACME", "state": "active", "plan_id": "pro", "plan_version": 1, "currency": "USD", "timezone": "Europe/Berlin"}
     assert answer.json() == {**expected, "created_at": "2026-11-03T12:00:00Z"}
     assert api.http.get("/admin/tenants/acme").json() == answer.json()
     assert api.changes.count == 1
 
 
+def test_a_tenants_own_id_may_be_called_what_every_other_noun_calls_it(api: AdminApi) -> None:
+    answer = api.http.post("/admin/tenants", json={"tenant_id": "acme", "plan_id": "pro"})
+    assert (answer.status_code, answer.json()["id"]) == (201, "acme")
+    assert fields(problem(api.http.post("/admin/tenants", json={"tenant_id": "Ac", "plan_id": "pro"}), 422, "invalid")) == ["tenant_id"]
+
+
 def test_409_for_an_id_that_is_taken(api: AdminApi) -> None:
     api.tenant("acme")
-    body = problem(api.http.post("/admin/tenants", json={"id": "acme", "plan": "pro"}), 409, "conflict")
+    body = problem(api.http.post("/admin/tenants", json={"id": "acme", "plan_id": "pro"}), 409, "conflict")
     assert "acme" in body["detail"]
     assert api.changes.count == 0
 
@@ -35,13 +41,13 @@ def test_409_for_an_id_that_is_taken(api: AdminApi) -> None:
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"plan": "pro"}, "id"),
-        ({"id": "Ac me", "plan": "pro"}, "id"),
-        ({"id": "acme"}, "plan"),
-        ({"id": "acme", "plan": "pro", "nmae": "x"}, "nmae"),
-        ({"id": "acme", "plan": "pro", "currency": "XXX"}, "currency"),
-        ({"id": "acme", "plan": "pro", "timezone": "Mars/Olympus"}, "timezone"),
-        ({"id": 7, "plan": "pro"}, "id"),
+        ({"plan_id": "pro"}, "id"),
+        ({"id": "Ac me", "plan_id": "pro"}, "id"),
+        ({"id": "acme"}, "plan_id"),
+        ({"id": "acme", "plan_id": "pro", "nmae": "x"}, "nmae"),
+        ({"id": "acme", "plan_id": "pro", "currency": "XXX"}, "currency"),
+        ({"id": "acme", "plan_id": "pro", "timezone": "Mars/Olympus"}, "timezone"),
+        ({"id": 7, "plan_id": "pro"}, "id"),
     ],
 )
 def test_422_names_the_field(api: AdminApi, body: dict[str, Any], field: str) -> None:
@@ -51,12 +57,12 @@ def test_422_names_the_field(api: AdminApi, body: dict[str, Any], field: str) ->
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ({"id": "Ac me", "plan": "pro"}, "id: `Ac me` is not usable; 1 to 63 characters of a-z, 0-9 and -, the first a letter or a digit, like acme-research"),
-        ({"id": 7, "plan": "pro"}, "id: must be text"),
-        ({"id": "acme"}, "plan: is missing"),
-        ({"id": "acme", "plan": "pro", "nmae": "x"}, "nmae: is not known here"),
+        ({"id": "Ac me", "plan_id": "pro"}, "id: `Ac me` is not usable; 1 to 63 characters of a-z, 0-9 and -, the first a letter or a digit, like acme-research"),
+        ({"id": 7, "plan_id": "pro"}, "id: must be text"),
+        ({"id": "acme"}, "plan_id: is missing"),
+        ({"id": "acme", "plan_id": "pro", "nmae": "x"}, "nmae: is not known here"),
         (
-            {"id": "acme", "plan": "pro", "currency": "XXX"},
+            {"id": "acme", "plan_id": "pro", "currency": "XXX"},
             "currency: `XXX` is not supported; one of AUD, CAD, CHF, CNY, EUR, GBP, HKD, INR, JPY, KRW, SGD, USD",
         ),
     ],
@@ -66,7 +72,7 @@ def test_a_refusal_is_in_plain_words(api: AdminApi, body: dict[str, Any], told: 
 
 
 def test_404_for_a_plan_or_a_tenant_that_is_not_there(api: AdminApi) -> None:
-    assert "plan `gold`" in problem(api.http.post("/admin/tenants", json={"id": "acme", "plan": "gold"}), 404, "not_found")["detail"]
+    assert "plan `gold`" in problem(api.http.post("/admin/tenants", json={"id": "acme", "plan_id": "gold"}), 404, "not_found")["detail"]
     problem(api.http.get("/admin/tenants/nobody"), 404, "not_found")
     problem(api.http.patch("/admin/tenants/nobody", json={"state": "suspended"}), 404, "not_found")
 
@@ -81,7 +87,7 @@ def test_a_tenant_is_suspended_and_resumed(api: AdminApi) -> None:
 def test_a_tenant_moves_to_another_plan(api: AdminApi) -> None:
     api.tenant("acme")
     api.plan("max")
-    assert api.http.patch("/admin/tenants/acme", json={"plan": "max"}).json()["plan"] == "max"
+    assert api.http.patch("/admin/tenants/acme", json={"plan_id": "max"}).json()["plan_id"] == "max"
 
 
 @pytest.mark.parametrize("body", [{}, {"state": "gone"}, {"state": None}])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from billing.usage.writer import book
-from tests.books import event
+from tests.books import event, request_id
 from tests.desk import AdminApi, fields, open_admin_api, problem
 
 
@@ -32,6 +32,20 @@ def test_lines_add_up_to_the_events(api: AdminApi) -> None:
     ]
     assert lines[0]["units"] == {"input": 14, "output": 6}
     assert sum(Decimal(line["credits"]) for line in lines) == Decimal("0.000000049")
+
+
+def test_one_event_is_found_by_the_id_that_its_answer_carried(api: AdminApi) -> None:
+    found = api.http.get(f"/admin/usage/events/{request_id(2)}").json()
+    expected = {"id": request_id(2), "tenant_id": "acme", "key_id": "key_1", "model": "m", "lane": "fast", "source": "reported", "outcome": "complete"}
+    assert expected.items() <= found.items()
+    assert (found["units"], found["credits"], found["paid_from_credits"], found["past_credits"]) == (
+        {"input": 7, "cache_read": 0, "output": 3},
+        "0.000000032",
+        "0.000000032",
+        "0",
+    )
+    assert found["started_at"] == "2026-11-03T12:00:00Z"
+    problem(api.http.get("/admin/usage/events/none"), 404, "not_found")
 
 
 def test_a_month_without_use_has_no_lines(api: AdminApi) -> None:

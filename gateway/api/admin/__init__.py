@@ -1,7 +1,8 @@
 """The admin API, `/admin`: one file per noun, found by scanning this folder, each with a `router`.
 
 The same functions of `billing.operations` stand behind it as behind the `weir` command. Types are pydantic's and in OpenAPI; what is
-refused is refused as `application/problem+json`. Amounts are decimal text, instants ISO 8601 with a zone.
+refused is refused as `application/problem+json`. A thing's own id is `id`; wherever it refers to another thing that is the noun with `_id`:
+`tenant_id`, `plan_id`, `key_id`. Amounts are decimal text, instants ISO 8601 with a zone.
 """
 
 from importlib import import_module

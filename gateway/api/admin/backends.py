@@ -33,7 +33,7 @@ class BackendOut(BaseModel):
     replicas: list[ReplicaOut]
 
 
-@router.get("")
+@router.get("", summary="List backends and their servers")
 async def index(request: Request) -> list[BackendOut]:
     """List the backends of this process."""
     services = request.app.state.services

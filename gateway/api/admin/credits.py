@@ -24,38 +24,38 @@ class GrantLeft(BaseModel):
 
 
 class BalanceOut(BaseModel):
-    """A tenant's credits, decimal text. `excess` was served past them without being owed; `overage` is to be invoiced."""
+    """A tenant's credits, decimal text. `past_credits` was served past them in this period; `past_credits_invoiced` of it is invoiced."""
 
     tenant_id: str
-    plan: str | None
+    plan_id: str | None
     plan_version: int | None
     on_exhausted: str | None
     limit: str
     used: str
     remaining: str
     debt: str
-    excess: str
-    overage: str
+    past_credits: str
+    past_credits_invoiced: str
     period_began_at: datetime | None
     resets_at: datetime | None
     grants: list[GrantLeft]
 
 
-@router.get("/{tenant_id}")
+@router.get("/{tenant_id}", summary="Show a tenant's balance")
 def show(tenant_id: str, desk: AdminDesk) -> BalanceOut:
     """Show a tenant's balance. Requests that run now, or ended within the last moments, are not in it yet."""
     found = usage.balance(desk.database, tenant_id, desk.now_us())
     return BalanceOut(
         tenant_id=found.tenant_id,
-        plan=found.plan,
+        plan_id=found.plan,
         plan_version=found.plan_version,
         on_exhausted=found.on_exhausted,
         limit=format_credits(found.limit_ncr),
         used=format_credits(found.used_ncr),
         remaining=format_credits(found.remaining_ncr),
         debt=format_credits(found.debt_ncr),
-        excess=format_credits(found.excess_ncr),
-        overage=format_credits(found.overage_ncr),
+        past_credits=format_credits(found.excess_ncr + found.overage_ncr),
+        past_credits_invoiced=format_credits(found.overage_ncr),
         period_began_at=None if found.period_start_us is None else from_us(found.period_start_us),
         resets_at=None if found.reset_us is None else from_us(found.reset_us),
         grants=[_left(grant) for grant in found.grants],

@@ -45,7 +45,7 @@ class GrantOut(BaseModel):
     note: str
 
 
-@router.post("", status_code=201)
+@router.post("", summary="Give a tenant credits", status_code=201)
 def create(body: GrantNew, desk: AdminDesk) -> GrantOut:
     """Give a tenant credits."""
     made = grants.add_grant(
@@ -64,7 +64,7 @@ def create(body: GrantNew, desk: AdminDesk) -> GrantOut:
     return _out(made)
 
 
-@router.get("")
+@router.get("", summary="List grants")
 def index(desk: AdminDesk, tenant_id: str | None = None, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[GrantOut]:
     """List grants in the order they are used up, void and expired ones too. The next page begins `after` the last id."""
     found = grants.list_grants(desk.database, tenant_id)
@@ -72,7 +72,7 @@ def index(desk: AdminDesk, tenant_id: str | None = None, after: str = "", limit:
     return [_out(grant) for grant in found[start : start + limit]]
 
 
-@router.delete("/{grant_id}")
+@router.delete("/{grant_id}", summary="Void a grant")
 def void(grant_id: str, desk: AdminDesk) -> GrantOut:
     """Take back what is left of a grant; what was used stays used."""
     voided = grants.void_grant(desk.database, grant_id, desk.now_us())

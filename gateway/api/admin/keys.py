@@ -50,7 +50,7 @@ class KeyIssued(KeyOut):
     secret: str
 
 
-@router.post("", status_code=201)
+@router.post("", summary="Issue a key", status_code=201)
 def issue(body: KeyNew, desk: AdminDesk) -> KeyIssued:
     """Issue a key. Keep `secret`: it cannot be shown again."""
     issued = keys.issue_key(
@@ -69,7 +69,7 @@ def issue(body: KeyNew, desk: AdminDesk) -> KeyIssued:
     return KeyIssued(**_out(issued.key).model_dump(), secret=issued.secret)
 
 
-@router.get("")
+@router.get("", summary="List keys")
 def index(desk: AdminDesk, tenant_id: str | None = None, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[KeyOut]:
     """List keys, oldest first, revoked ones too: of one tenant, or all with the admins'. The next page begins `after` the last id."""
     found = keys.list_keys(desk.database, tenant_id)
@@ -77,7 +77,7 @@ def index(desk: AdminDesk, tenant_id: str | None = None, after: str = "", limit:
     return [_out(key) for key in found[start : start + limit]]
 
 
-@router.delete("/{key_id}")
+@router.delete("/{key_id}", summary="Revoke a key")
 def revoke(key_id: str, desk: AdminDesk) -> KeyOut:
     """Revoke a key for good; it is refused everywhere within a second."""
     revoked = keys.revoke_key(desk.database, key_id, desk.now_us())

@@ -21,7 +21,7 @@ class PlanOut(PlanForm):
     created_at: datetime
 
 
-@router.put("/{plan_id}")
+@router.put("/{plan_id}", summary="Write a plan or its next version")
 def put(plan_id: Slug, body: PlanForm, desk: AdminDesk) -> PlanOut:
     """Write a plan, or its next version. Tenants keep the version they are on until they are moved."""
     version = plans.set_plan(desk.database, body.terms(plan_id), desk.now_us())
@@ -29,14 +29,14 @@ def put(plan_id: Slug, body: PlanForm, desk: AdminDesk) -> PlanOut:
     return _out(version, {})
 
 
-@router.get("")
+@router.get("", summary="List plans")
 def index(desk: AdminDesk, all_versions: bool = False) -> list[PlanOut]:
     """List the newest version of every plan, or every version."""
     counts = plans.count_subscribers(desk.database, desk.now_us())
     return [_out(version, counts) for version in plans.list_plans(desk.database, all_versions=all_versions)]
 
 
-@router.get("/{plan_id}")
+@router.get("/{plan_id}", summary="Show a plan")
 def show(plan_id: str, desk: AdminDesk) -> PlanOut:
     """Show the newest version of a plan."""
     return _out(plans.get_plan(desk.database, plan_id), plans.count_subscribers(desk.database, desk.now_us()))

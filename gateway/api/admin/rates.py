@@ -44,7 +44,7 @@ class ProposalOut(BaseModel):
     notes: list[str]
 
 
-@router.post("", status_code=201)
+@router.post("", summary="Set a model's rate", status_code=201)
 def create(body: RateNew, desk: AdminDesk) -> RateOut:
     """Set a model's rate from an instant on."""
     now_us = desk.now_us()
@@ -54,7 +54,7 @@ def create(body: RateNew, desk: AdminDesk) -> RateOut:
     return _out(made, "future" if made.effective_us > now_us else "current")
 
 
-@router.get("")
+@router.get("", summary="List rates")
 def index(desk: AdminDesk, model: str | None = None, all_versions: bool = False) -> list[RateOut]:
     """List the rates that apply now or will; past ones too with `all_versions`."""
     now_us, listed = desk.now_us(), []
@@ -67,7 +67,7 @@ def index(desk: AdminDesk, model: str | None = None, all_versions: bool = False)
     return listed
 
 
-@router.get("/proposals")
+@router.get("/proposals", summary="Propose rates from public prices")
 def propose(desk: AdminDesk, model: Annotated[list[str], Query(min_length=1, max_length=100)], credits_per_usd: Text) -> list[ProposalOut]:
     """Propose rates from public prices; set the ones you accept with POST /admin/rates."""
     proposals = rates.propose(model, credits_per_usd=credits_per_usd, now_us=desk.now_us())

@@ -9,7 +9,7 @@ from gateway.wire.problems import problem_router
 router = problem_router("/invoices")
 
 
-@router.get("", response_class=Response, responses={200: {"description": "The file", "content": {"text/csv": {}}}})
+@router.get("", summary="Download a month's invoice lines", response_class=Response, responses={200: {"description": "The file", "content": {"text/csv": {}}}})
 def export(month: str, desk: AdminDesk, tenant_id: str | None = None) -> Response:
     """Download a month's invoice lines (2026-11), of one tenant or of all."""
     data = usage.export_invoices(desk.database, month, tenant_id=tenant_id)

@@ -18,7 +18,7 @@ from gateway.wire.asgi import secret_of
 router = APIRouter(tags=["credits"])
 
 
-@router.get("/v1/credits")
+@router.get("/v1/credits", summary="Show the key's own balance")
 async def show(request: Request) -> dict[str, Any]:
     """Show the balance: live, with running requests' holds, and by grant as the books have it."""
     services: Services = request.app.state.services

@@ -13,13 +13,13 @@ from gateway.wire.asgi import secret_of
 router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", summary="List the models that the key can use")
 async def index(request: Request) -> dict[str, Any]:
     """List the models that this key's plan includes and that have a rate."""
     return {"object": "list", "data": list((await _usable(request)).values())}
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", summary="Show a model")
 async def show(model: str, request: Request) -> dict[str, Any]:
     """Show one of them."""
     found = (await _usable(request)).get(model)

@@ -8,13 +8,13 @@ from gateway.services import Services
 router = APIRouter(tags=["ops"])
 
 
-@router.get("/health")
+@router.get("/health", summary="Tell whether the process runs")
 async def health() -> dict[str, str]:
     """Say that the process runs."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@router.get("/ready", summary="Tell whether requests can be served")
 async def ready(request: Request) -> Response:
     """Say whether requests can be served: 200, or 503 with what is missing."""
     services: Services = request.app.state.services
