@@ -54,8 +54,8 @@ def test_the_hours_at_which_a_model_is_cheaper_are_all_named() -> None:
 
 
 def test_a_price_that_is_not_listed_is_not_proposed_as_nothing() -> None:
-    (embedding,) = propose(["embed-v4.0"], credits_per_usd="1", now_us=NOW)
-    assert embedding.usd == {"input_mtok": "0.12"}
+    (embedding,) = propose(["@cf/baai/bge-m3"], credits_per_usd="1", now_us=NOW)
+    assert embedding.usd == {"input_mtok": "0.012"}
     assert embedding.prices == {}
     assert any("output: not listed" in note and "by hand" in note for note in embedding.notes)
 
