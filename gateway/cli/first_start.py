@@ -1,6 +1,10 @@
 """What a start sets up in the books: seeds that are missing, and at the very first one the keys, shown once with lines to paste."""
 
-from collections.abc import Mapping
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from billing.db import Database
 from billing.operations import keys, plans, rates, tenants
@@ -41,33 +45,64 @@ def unrated(database: Database, models: Mapping[str, object]) -> list[str]:
     return sorted(set(models) - rated)
 
 
-def banner(url: str, model: str | None, secrets: Mapping[str, str]) -> str:
-    """Write what a person at the terminal needs: where it listens, the keys that were just issued, and lines to paste."""
+def program() -> str:
+    """Name the `weir` that is running so that a shell finds it: by its path where it is not on PATH."""
+    here = Path(sys.argv[0])
+    if here.name != "weir":
+        return "weir" if shutil.which("weir") else f"{_near(Path(sys.executable))} -m gateway.cli"
+    found = shutil.which("weir")
+    return "weir" if found is not None and Path(found).resolve() == here.resolve() else _near(here)
+
+
+def _near(path: Path) -> str:
+    absolute, folder = path.absolute(), Path.cwd()
+    return shlex.quote(str(absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute))
+
+
+def offer(source: Path | None, models: Iterable[str], own: str = "") -> str:
+    """Say which configuration was read, and which models are offered; `own` is the one that a server of ours brings."""
+    names = list(dict.fromkeys([*models, *([own] if own else [])]))
+    return f"Configuration: {source or ('none: its own small model' if own else 'none')}\nModels: {', '.join(names)}"
+
+
+def banner(url: str, model: str | None, secrets: Mapping[str, str], *, tenant: str | None = None, program: str = "weir") -> str:
+    """Write what a person at the terminal needs: where it listens, the keys that were just issued, and lines to paste.
+
+    `tenant` is the demo's, if there is one; at a later start its lines take their key from $WEIR_API_KEY.
+    """
     lines = [f"Weir listens at {url}  (docs: {url}/docs)"]
     if "admin" in secrets:
         lines += ["", f"Admin key, shown this once:   {secrets['admin']}"]
     if "tenant" in secrets:
         lines += [f"Tenant key, shown this once:  {secrets['tenant']}"]
     if not secrets:
-        lines += ["Keys were issued at an earlier start. A new one: weir key issue TENANT --name NAME, or weir key issue --admin"]
+        lines += [f"Keys were issued at an earlier start. A new one: {program} key issue {tenant or 'TENANT'} --name NAME, or {program} key issue --admin"]
     if "tenant" in secrets and model is not None:
-        lines += ["", "Try it:", "", _curl(url, model, secrets["tenant"]), "", "or in Python (pip install openai):", "", _python(url, model, secrets["tenant"])]
+        lines += ["", *_try(url, model, secrets["tenant"], f'"{secrets["tenant"]}"')]
+    elif tenant is not None and model is not None:
+        lines += ["", f"With a key of yours, or a new one: export WEIR_API_KEY=$({program} key issue {tenant} --name again --quiet)"]
+        lines += ["", *_try(url, model, "$WEIR_API_KEY", 'os.environ["WEIR_API_KEY"]')]
     elif "tenant" not in secrets and secrets:
-        lines += ["", "Next: weir tenant create ID --plan PLAN, then: weir key issue ID --name NAME"]
+        lines += ["", f"Next: {program} tenant create ID --plan PLAN, then: {program} key issue ID --name NAME"]
     return "\n".join(lines)
+
+
+def _try(url: str, model: str, key: str, python_key: str) -> list[str]:
+    return ["Try it:", "", _curl(url, model, key), "", "or in Python (pip install openai):", "", _python(url, model, python_key)]
 
 
 def _curl(url: str, model: str, secret: str) -> str:
     body = f'{{"model": "{model}", "max_tokens": 60, "messages": [{{"role": "user", "content": "Why is the sky blue?"}}]}}'
-    key = f"-H 'Authorization: Bearer {secret}'"
+    key = f'-H "Authorization: Bearer {secret}"'
     return f"curl -s {url}/v1/chat/completions {key} -H 'Content-Type: application/json' -d '{body}'\ncurl -s {url}/v1/credits {key}"
 
 
 def _python(url: str, model: str, secret: str) -> str:
     return "\n".join(
         (
+            *(["import os"] if secret.startswith("os.") else []),
             "from openai import OpenAI",
-            f'client = OpenAI(base_url="{url}/v1", api_key="{secret}")',
+            f'client = OpenAI(base_url="{url}/v1", api_key={secret})',
             'question = [{"role": "user", "content": "Why is the sky blue?"}]',
             f'answer = client.chat.completions.with_raw_response.create(model="{model}", max_tokens=60, messages=question)',
             "print(answer.parse().choices[0].message.content)",

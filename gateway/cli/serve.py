@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
+import sys
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,20 +17,25 @@ import msgspec
 import typer
 import uvicorn
 import uvloop
+from sqlalchemy.engine import make_url
 
 from backends.supervisor import Child, Supervisor
 from backends.transport.direct import DirectTransport
 from billing.db import Database
+from billing.errors import BooksUnavailable
 from gateway.app import create_app
 from gateway.cli.books import ConfigOption
 from gateway.cli.children import DEMO, LOCAL_MODEL, embedded_child, vllm_server, with_child, with_demo
 from gateway.cli.failure import Failure
-from gateway.cli.first_start import banner, first_keys, plant, unrated
+from gateway.cli.first_start import banner, first_keys, offer, plant, program, unrated
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings, config_path, load_settings, pepper, unknown_names
 from gateway.server import BACKLOG, build_server
 from gateway.services import Services, open_services
 from gateway.telemetry.logs import configure_logging
+
+DATABASE_S_MAX = 30  # how long a start waits for the database
+DATABASE_EVERY_S = 1.0
 
 log = logging.getLogger("weir")
 
@@ -40,6 +48,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     child_provider: str = ""
     child_model: str = ""
     demo: bool = False
+    source: Path | None = None
 
 
 def serve(
@@ -59,23 +68,27 @@ def serve(
     configure_logging(settings.log.level, settings.log.format)
     for name in unknown_names():
         log.warning("%s", name)
-    run = plan_run(settings, vllm, arguments or [], vllm_bin)
+    run = plan_run(settings, vllm, arguments or [], vllm_bin, config_path(config))
+    typer.echo(offer(run.source, run.settings.models, run.child_model))
     try:
         with listen(settings.server.host, settings.server.port) as listener:
-            uvloop.run(_run(run, listener, SystemClock()))
+            code = uvloop.run(_run(run, listener, SystemClock()))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    _leave_stuck_threads(code)
+    raise typer.Exit(code)
 
 
-def plan_run(settings: Settings, vllm: Path | None, arguments: list[str], vllm_bin: str) -> Run:
-    """Decide which server of ours to start. Raises `Invalid` for a model or program that is not there."""
+def plan_run(settings: Settings, vllm: Path | None, arguments: list[str], vllm_bin: str, source: Path | None = None) -> Run:
+    """Decide which server of ours to start. `source` is the file the settings are from. Raises `Invalid` for a model or program that is not there."""
     if vllm is not None:
         child, model = vllm_server(vllm, arguments, vllm_bin)
         demo = not settings.backends
-        return Run(settings=with_demo(settings, model) if demo else settings, child=child, child_provider="vllm", child_model=model, demo=demo)
+        return Run(settings=with_demo(settings, model) if demo else settings, child=child, child_provider="vllm", child_model=model, demo=demo, source=source)
     if not settings.backends:
-        return Run(settings=with_demo(settings, LOCAL_MODEL), child=embedded_child(), child_provider="local", child_model=LOCAL_MODEL, demo=True)
-    return Run(settings=settings)
+        seeded = with_demo(settings, LOCAL_MODEL)
+        return Run(settings=seeded, child=embedded_child(), child_provider="local", child_model=LOCAL_MODEL, demo=True, source=source)
+    return Run(settings=settings, source=source)
 
 
 @contextlib.contextmanager
@@ -95,17 +108,39 @@ def listen(host: str, port: int) -> Any:
         listener.close()
 
 
-async def _run(run: Run, listener: socket.socket, clock: Clock) -> None:
-    await asyncio.to_thread(_prepare, run.settings, clock.now_us())
-    async with _child(run) as settings, open_services(settings, clock) as services:
-        server = _Announcing(build_server(create_app(services), settings).config)
-        server.announce = lambda: _announce(run, services, listener)
+async def _run(run: Run, listener: socket.socket, clock: Clock) -> int:
+    """Serve until told to stop; return the exit status."""
+    await prepare(run.settings, clock)
+    async with _child(run) as (settings, supervisor), open_services(settings, clock) as services:
+        if supervisor is not None:
+            services.metrics.child_restarts.watch(lambda: {(supervisor.child.name,): supervisor.restarts})
+        server = build_server(create_app(services), settings, lambda: _announce(run, services, listener))
         await _serve(server, listener)
+    return 1 if services.recorder.lost else 0  # the recorder has logged what
 
 
-def _prepare(settings: Settings, now_us: int) -> None:
-    """Make what a start leans on: the secret, the tables, the seeds. Raises what is wrong with them before anything runs."""
+async def prepare(settings: Settings, clock: Clock) -> None:
+    """Make what a start leans on: the secret, the tables, the seeds. A database that is started together with us is waited for.
+
+    Raises what is wrong with them before anything runs.
+    """
     pepper(settings)
+    until_s = clock.monotonic_s() + DATABASE_S_MAX
+    said = False
+    while True:
+        try:
+            await asyncio.to_thread(_open_books, settings, clock.now_us())
+            return
+        except BooksUnavailable as error:
+            if clock.monotonic_s() >= until_s or settings.embedded:
+                raise Failure(f"{error}\n{_whose(settings)}; examine it with: weir doctor") from None
+            if not said:
+                said = True
+                log.warning("%s; %s; trying for %d s", error, _whose(settings), DATABASE_S_MAX)
+        await asyncio.sleep(DATABASE_EVERY_S)
+
+
+def _open_books(settings: Settings, now_us: int) -> None:
     database = Database(settings.database_url)
     try:
         database.migrate()
@@ -114,17 +149,22 @@ def _prepare(settings: Settings, now_us: int) -> None:
         database.close()
 
 
+def _whose(settings: Settings) -> str:
+    """Name the setting that the database is from, its password hidden."""
+    return f"database.url is {make_url(settings.database_url).render_as_string(hide_password=True)}"
+
+
 @asynccontextmanager
-async def _child(run: Run) -> AsyncGenerator[Settings]:
-    """Run the server of ours, if there is one, and yield the settings that know where it is. Raises `ChildFailed`."""
+async def _child(run: Run) -> AsyncGenerator[tuple[Settings, Supervisor | None]]:
+    """Run the server of ours, if there is one; yield the settings that know where it is, and what watches it. Raises `ChildFailed`."""
     if run.child is None:
-        yield run.settings
+        yield run.settings, None
         return
     transport = DirectTransport()
     supervisor = Supervisor(run.child, transport)
     try:
         await supervisor.start()
-        yield with_child(run.settings, run.child.name, run.child_provider, supervisor.base_url, run.child_model)
+        yield with_child(run.settings, run.child.name, run.child_provider, supervisor.base_url, run.child_model), supervisor
     finally:
         await supervisor.stop()
         await transport.aclose()
@@ -134,21 +174,9 @@ def _announce(run: Run, services: Services, listener: socket.socket) -> None:
     host, port = services.settings.server.host, listener.getsockname()[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
     secrets = first_keys(services.database, services.hasher, DEMO if run.demo else None, services.clock.now_us())
-    typer.echo(banner(f"http://{shown}:{port}", run.child_model or None, secrets))
+    typer.echo(banner(f"http://{shown}:{port}", run.child_model or None, secrets, tenant=DEMO if run.demo else None, program=program()))
     for model in unrated(services.database, services.settings.models):
         log.warning("model %s has no rate, so its requests are refused; set one: weir rate set %s --input CREDITS --output CREDITS", model, model)
-
-
-class _Announcing(uvicorn.Server):
-    """uvicorn's server, which says when it listens."""
-
-    announce: Any = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, then say so."""
-        await super().startup(sockets)
-        if self.started:
-            await asyncio.to_thread(self.announce)
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
@@ -159,3 +187,13 @@ async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)  # a second signal ends the closing: what is not flushed is in the journal
+
+
+def _leave_stuck_threads(code: int) -> None:
+    """End the process now if a thread of it waits for a database that hangs: everything is closed, and the interpreter would wait for it."""
+    stuck = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.current_thread()]
+    if stuck:
+        log.warning("%d threads still wait, for a database that does not answer or the like; ending without them", len(stuck))
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)

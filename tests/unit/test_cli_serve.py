@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from billing.db import Database
-from billing.errors import Invalid, NotFound
+from billing.errors import BooksUnavailable, Invalid, NotFound
 from billing.operations import keys, plans, rates, tenants
 from billing.tenants.keys import KeyHasher
 from gateway.cli.children import vllm_server, with_child, with_demo
 from gateway.cli.failure import Failure
-from gateway.cli.first_start import banner, first_keys, plant, unrated
-from gateway.cli.serve import listen, plan_run
-from gateway.config import load_settings
-from tests.clock import START_US
+from gateway.cli.first_start import banner, first_keys, offer, plant, program, unrated
+from gateway.cli.serve import listen, plan_run, prepare
+from gateway.config import Settings, load_settings
+from tests.clock import START_US, ManualClock
 from tests.command import Weir, weir_in
 from tests.desk import migrated
 
@@ -138,6 +138,74 @@ def test_the_lines_to_paste_are_valid(weir: Weir) -> None:
     assert "weir key issue" in banner("http://127.0.0.1:8080", "m", {})
 
 
+def test_a_later_start_leaves_lines_to_paste_too(weir: Weir) -> None:
+    text = banner("http://127.0.0.1:8080", "m", {}, tenant="demo", program=".venv/bin/weir")
+    assert "export WEIR_API_KEY=$(.venv/bin/weir key issue demo --name again --quiet)" in text
+    assert '-H "Authorization: Bearer $WEIR_API_KEY"' in text
+    compile(text[text.index("import os") :], "pasted", "exec")
+
+
+def test_the_program_is_named_so_that_a_shell_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "venv" / "bin" / "weir"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script), "serve"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert program() == "venv/bin/weir"
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert program() == "weir"
+
+
+def test_a_start_says_what_it_read_and_what_it_offers() -> None:
+    assert offer(Path("weir.yaml"), ["a", "b"]) == "Configuration: weir.yaml\nModels: a, b"
+    assert offer(None, [], "smollm2") == "Configuration: none: its own small model\nModels: smollm2"
+
+
+def kept_in(url: str) -> Settings:
+    Path("weir.yaml").write_text(f"secret: 0123456789abcdef\ndatabase: {{url: '{url}'}}\n")
+    return load_settings(Path("weir.yaml"))
+
+
+class LateClock(ManualClock):
+    """Moves on by a second with each reading."""
+
+    def monotonic_s(self) -> float:
+        self.advance(1)
+        return super().monotonic_s()
+
+
+async def test_a_database_that_is_away_is_waited_for_and_then_named_without_its_password(
+    weir: Weir, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        settings = kept_in(f"postgresql://weir:hidden@127.0.0.1:{port}/books")
+        monkeypatch.setattr("gateway.cli.serve.DATABASE_EVERY_S", 0.001)
+        with pytest.raises(Failure) as raised:
+            await prepare(settings, LateClock())
+    assert "database.url is postgresql" in str(raised.value) and "weir doctor" in str(raised.value)
+    waited = [record.getMessage() for record in caplog.records if "trying for 30 s" in record.getMessage()]
+    assert len(waited) == 1
+    assert "hidden" not in str(raised.value) + waited[0]
+
+
+async def test_a_database_that_comes_up_late_is_used(weir: Weir, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[bool] = []
+
+    def open_late(*_: object) -> None:
+        tries.append(True)
+        if len(tries) < 3:
+            raise BooksUnavailable("the database cannot be used now: it is starting up")
+
+    monkeypatch.setattr("gateway.cli.serve.DATABASE_EVERY_S", 0.001)
+    monkeypatch.setattr("gateway.cli.serve._open_books", open_late)
+    await prepare(kept_in("postgresql://weir@127.0.0.1/books"), ManualClock())
+    assert len(tries) == 3
+
+
 class Served:
     """A `weir serve` process with the echo backend; `banner` is what it printed when it listened."""
 
@@ -151,9 +219,11 @@ class Served:
             text=True,
         )
         assert self.process.stdout is not None
-        first = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", first)
-        assert found is not None, first
+        self.said = ""
+        while (found := re.search(r"http://127\.0\.0\.1:\d+", self.said)) is None:
+            line = self.process.stdout.readline()
+            assert line, self.said
+            self.said += line
         self.url = found[0]
 
     def stop(self) -> str:
@@ -161,7 +231,7 @@ class Served:
         self.process.wait(30)
         assert self.process.stdout is not None
         with self.process.stdout as out:
-            return out.read()  # what `readline` left in its buffer, too
+            return self.said + out.read()  # with what `readline` left in its buffer, too
 
 
 @pytest.mark.slow
@@ -178,4 +248,4 @@ def test_served_for_real_keys_are_printed_at_the_first_start_only_and_sigterm_en
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert [plan["id"] for plan in json.load(answer)] == ["starter"]
     said = second.stop()
-    assert (second.process.returncode, "sk-weir-" in said, "weir key issue" in said) == (0, False, True)
+    assert (second.process.returncode, "sk-weir-" in said, " key issue" in said) == (0, False, True)
