@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from gateway.config import load_settings
+from gateway.telemetry import names
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "deploy"
@@ -65,6 +66,31 @@ def test_prometheus_scrapes_services_that_exist(compose: dict[str, Any]) -> None
     jobs = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     targets = [target for job in jobs for group in job["static_configs"] for target in group["targets"]]
     assert {target.partition(":")[0] for target in targets} <= set(compose["services"])
+
+
+def test_alert_rules_lean_on_metrics_and_labels_that_exist() -> None:
+    rules = [rule for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+    series: dict[str, set[str]] = {}
+    for name in vars(names).values():
+        if isinstance(name, names.Name):
+            for suffix in ("_bucket", "_sum", "_count") if name.buckets else ("",):
+                series[name.name + suffix] = {*name.labels, "le"} if suffix == "_bucket" else set(name.labels)
+    for rule in rules:
+        used = re.findall(r"\b(weir_[a-z_]+)(?:\{([^}]*)\})?", rule["expr"])
+        assert used or rule["expr"].startswith("up{"), rule["alert"]
+        for metric, selector in used:
+            assert metric in series, f"{rule['alert']}: there is no metric {metric}"
+            assert set(re.findall(r"([a-z_]+)\s*[=!]", selector)) <= series[metric], rule["alert"]
+        named = set(re.findall(r"\$labels\.([a-z_]+)", rule["annotations"]["summary"]))
+        assert named <= {label for metric, _ in used for label in series[metric]}, rule["alert"]
+        assert rule["labels"]["severity"] in ("page", "warn")
+
+
+def test_prometheus_is_given_the_rules_that_it_reads(compose: dict[str, Any]) -> None:
+    mounted = {volume.split(":")[0] for volume in compose["services"]["prometheus"]["volumes"]}
+    read = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["rule_files"]
+    assert {f"./prometheus/{name}" for name in (*read, "prometheus.yml")} <= mounted
+    assert all((DEPLOY / "prometheus" / name).is_file() for name in read)
 
 
 def test_the_image_is_built_from_what_the_build_context_holds() -> None:
