@@ -20,7 +20,7 @@ class DailyUsage(msgspec.Struct, frozen=True, kw_only=True):
     """One tenant's use of one model on one day of its own calendar.
 
     charge = covered (paid by grants) + debt (owed to the next grants) + excess (given away) + overage (invoiced), in ncr. `units` has every
-    bucket; what nobody reported adds nothing, and `unreported` counts the requests whose usage was estimated or partial.
+    bucket; what nobody reported adds nothing, and `unreported` counts the answered requests whose usage was estimated or partial.
     """
 
     tenant_id: str
@@ -55,7 +55,7 @@ class _Sum:
 
     def add(self, event: UsageEvent, covered_ncr: int, money: Decimal) -> None:
         self.requests += 1
-        self.unreported += event.source != "reported"
+        self.unreported += event.source != "reported" and event.outcome != "failed"
         for bucket in BUCKETS:
             self.units[bucket] += getattr(event.meter, bucket) or 0
         self.charge += event.charge_ncr

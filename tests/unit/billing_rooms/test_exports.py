@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+import re
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from billing.db import Database
 from billing.errors import Invalid, NotFound
+from billing.exports import invoice, usage
 from billing.grants.allowance import ensure_allowance
 from billing.grants.periods import month_span
 from billing.meter import Meter
@@ -91,6 +94,20 @@ def test_what_nobody_owes_costs_nothing_and_is_said(acme: Database) -> None:
     (line,) = usage_rows(acme, "2026-11")
     assert (line.covered_ncr, line.excess_ncr, line.overage_ncr, line.overage_exact, line.unreported) == (CREDIT, 2 * CREDIT, 0, Decimal(0), 1)
     assert balance(acme, "acme", START + DAY).excess_ncr == 2 * CREDIT
+
+
+def test_a_call_that_failed_is_no_answer_whose_usage_nobody_reported(acme: Database) -> None:
+    use(acme, 1, START + HOUR, outcome="failed", status=502, source="none", meter=Meter(), charge_ncr=0, cover_ncr=0)
+    use(acme, 2, START + HOUR, outcome="cut", status=499, source="partial")
+    use(acme, 3, START + HOUR, outcome="recovered", status=0, source="recovered")
+    use(acme, 4, START + HOUR)
+    (line,) = usage_rows(acme, "2026-11")
+    assert (line.requests, line.unreported) == (4, 2)
+
+
+def test_every_column_is_explained_to_who_reads_it() -> None:
+    explained = set(re.findall(r"`([a-z_0-9]+)`", (Path(usage.__file__).parent / "README.md").read_text()))
+    assert {*usage.COLUMNS, *invoice.COLUMNS} - explained == set()
 
 
 def test_the_same_month_exported_twice_is_the_same_bytes(acme: Database) -> None:
