@@ -71,76 +71,85 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
+class Guarded(HttpToolsProtocol):
+    """uvicorn's protocol, which closes a connection whose request's head is late or too long."""
+
+    header_timeout_s: float  # set by `build_server`: uvicorn chooses protocols by class
+    write_timeout_s: float
+    _late: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head_bytes = 0  # of a head that is not whole yet
+    _too_long = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Have the kernel watch over the writing, and wait for a head."""
+        super().connection_made(transport)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.write_timeout_s * 1000))
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and see that a head ends in time and within its bound."""
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._too_long = True
+                self.send_400_response("")
+            elif self._late is None:
+                self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """End a head; one that came at once is measured here."""
+        self._in_head = False
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > HEAD_BYTES_MAX:  # it came at once
+            self._too_long = True
+            raise ValueError(TOO_LONG)  # which makes the parser stop, and uvicorn call `send_400_response`
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, or one whose head is too long, and close."""
+        if not self._too_long:
+            super().send_400_response(msg)
+            return
+        said = TOO_LONG.encode()
+        head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(said) + said)
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting for a head."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        self._late = self.loop.call_later(self.header_timeout_s, self.transport.close)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        super()._start_asgi_task(cycle, _ending_well(cycle, app))
+
+
 def build_server(app: Gateway, settings: Settings, announce: Callable[[], None] | None = None) -> Server:
     """Make the server of one process. `announce` is called, on a thread, once it listens."""
     limits = settings.server
-
-    class Guarded(HttpToolsProtocol):
-        """uvicorn's protocol, which closes a connection whose request's head is late or too long."""
-
-        _late: asyncio.TimerHandle | None = None
-        _in_head = False
-        _head_bytes = 0  # of a head that is not whole yet
-        _too_long = False
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            raw = transport.get_extra_info("socket")
-            if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.write_timeout_s * 1000))
-            self._wait_for_head()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self._in_head and not self.transport.is_closing():
-                self._head_bytes += len(data)
-                if self._head_bytes > HEAD_BYTES_MAX:
-                    self._too_long = True
-                    self.send_400_response("")
-                elif self._late is None:
-                    self._wait_for_head()
-
-        def on_message_begin(self) -> None:
-            self._in_head = True
-            self._head_bytes = 0
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._in_head = False
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-            if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > HEAD_BYTES_MAX:  # it came at once
-                self._too_long = True
-                raise ValueError(TOO_LONG)  # which makes the parser stop, and uvicorn call `send_400_response`
-            super().on_headers_complete()
-
-        def send_400_response(self, msg: str) -> None:
-            if not self._too_long:
-                super().send_400_response(msg)
-                return
-            said = TOO_LONG.encode()
-            head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
-            self.transport.write(head + b"content-length: %d\r\n\r\n" % len(said) + said)
-            self.transport.close()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-            super().connection_lost(exc)
-
-        def _wait_for_head(self) -> None:
-            self._late = self.loop.call_later(limits.header_timeout_s, self.transport.close)
-
-        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-            super()._start_asgi_task(cycle, _ending_well(cycle, app))
 
     config = uvicorn.Config(
         app,
         host=limits.host,
         port=limits.port,
-        http=Guarded,
+        http=type("Guarded", (Guarded,), {"header_timeout_s": limits.header_timeout_s, "write_timeout_s": limits.write_timeout_s}),
         loop="uvloop",
         ws="none",
         lifespan="off",

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from backends.planner import Planner
 from backends.pool import Pool, build_pools
@@ -56,6 +56,14 @@ class Tariff:
             self.card = await reads.run(lambda session: RateCard(all_rates(session)))
 
 
+class Reads(NamedTuple):
+    """Who reads the books beside the books thread, each on threads of its own, so that none waits behind another."""
+
+    lookups: BookReads
+    feed: BookReads
+    audits: BookReads
+
+
 @dataclass(frozen=True, kw_only=True)
 class Services:
     """What a request, an admin and a scrape work with."""
@@ -63,6 +71,7 @@ class Services:
     settings: Settings
     clock: Clock
     database: Database
+    reads: Reads
     hasher: KeyHasher
     metrics: Road
     keyring: Keyring
@@ -95,56 +104,17 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
 
     The database must be migrated. Raises `BooksUnavailable` or `BadConfig` with what to do.
     """
-    database = Database(settings.database_url)
-    lookups, feed_reads, audits = BookReads(database, threads=4), BookReads(database, threads=1), BookReads(database, threads=1, limit_s=AUDIT_S_MAX)
     direct, over_httpx = DirectTransport(), HttpxTransport()
-    pools = build_pools(settings.backends, {"direct": direct, "httpx": over_httpx})
-    books = settings.books
-    journal = Journal(settings.data_dir / "journal", clock.now_us, bytes_max=books.journal_bytes_max)
-    recorder = Recorder(database, journal, clock.now_us, flush_ms=books.flush_ms, batch=books.flush_events_max, backlog_max=books.backlog_max)
+    services = _build(settings, clock, build_pools(settings.backends, {"direct": direct, "httpx": over_httpx}))
+    vitals, changes, reads, recorder = services.vitals, services.changes, services.reads, services.recorder
     loop = asyncio.get_running_loop()
-    hasher = KeyHasher(pepper(settings))
-    keyring = Keyring(lookups, hasher, clock.now_us)
-    accounts = Accounts(recorder, clock, accounts_max=settings.limits.tenants_cached_max)
-    tariff = Tariff(RateCard(()))
-
-    async def on_change(tenants: set[str] | None) -> None:
-        if tenants is None:
-            keyring.forget(None)
-            accounts.refresh_all()
-            await tariff.load(feed_reads)
-            return
-        for tenant in tenants:
-            keyring.forget(tenant)
-            accounts.refresh(tenant)
-
-    changes = ChangeFeed(feed_reads, on_change, every_s=settings.limits.changes_poll_ms / 1000)
-    vitals = Vitals(settings, clock, recorder=recorder, journal=journal, pools=pools)
-    services = Services(
-        settings=settings,
-        clock=clock,
-        database=database,
-        hasher=hasher,
-        metrics=Road(),
-        keyring=keyring,
-        limiter=Limiter(),
-        accounts=accounts,
-        recorder=recorder,
-        tariff=tariff,
-        planner=Planner(settings.models, pools),
-        pools=pools,
-        gates={name: _gate(settings, pool, clock) for name, pool in pools.items()},
-        changes=changes,
-        vitals=vitals,
-    )
-    _watch(services, journal)
     beside: list[asyncio.Task[None]] = []
     try:
-        changes.start_after(await feed_reads.run(latest_change))
-        await tariff.load(feed_reads)
+        changes.start_after(await reads.feed.run(latest_change))
+        await services.tariff.load(reads.feed)
         recorder.start(lambda callback: _post(loop, callback))
-        beside += [vitals.beside("the change feed", changes.follow()), vitals.beside("the ledger's audit", vitals.audit(audits))]
-        beside += [vitals.beside(f"the watch over backend {name}", pool.watch()) for name, pool in pools.items()]
+        beside += [vitals.beside("the change feed", changes.follow()), vitals.beside("the ledger's audit", vitals.audit(reads.audits))]
+        beside += [vitals.beside(f"the watch over backend {name}", pool.watch()) for name, pool in services.pools.items()]
         _warm_tokenizers(settings)
         yield services
     finally:
@@ -156,9 +126,51 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         await _close_books(recorder)
         await direct.aclose()
         await over_httpx.aclose()
-        for reads in (lookups, feed_reads, audits):
-            reads.close()
-        database.close()
+        for reader in reads:
+            reader.close()
+        services.database.close()
+
+
+def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services:
+    database, books = Database(settings.database_url), settings.books
+    journal = Journal(settings.data_dir / "journal", clock.now_us, bytes_max=books.journal_bytes_max)
+    recorder = Recorder(database, journal, clock.now_us, flush_ms=books.flush_ms, batch=books.flush_events_max, backlog_max=books.backlog_max)
+    reads = Reads(BookReads(database, threads=4), BookReads(database, threads=1), BookReads(database, threads=1, limit_s=AUDIT_S_MAX))
+    hasher = KeyHasher(pepper(settings))
+    keyring = Keyring(reads.lookups, hasher, clock.now_us)
+    accounts = Accounts(recorder, clock, accounts_max=settings.limits.tenants_cached_max)
+    tariff = Tariff(RateCard(()))
+
+    async def on_change(tenants: set[str] | None) -> None:
+        if tenants is None:
+            keyring.forget(None)
+            accounts.refresh_all()
+            await tariff.load(reads.feed)
+            return
+        for tenant in tenants:
+            keyring.forget(tenant)
+            accounts.refresh(tenant)
+
+    services = Services(
+        settings=settings,
+        clock=clock,
+        database=database,
+        reads=reads,
+        hasher=hasher,
+        metrics=Road(),
+        keyring=keyring,
+        limiter=Limiter(),
+        accounts=accounts,
+        recorder=recorder,
+        tariff=tariff,
+        planner=Planner(settings.models, pools),
+        pools=pools,
+        gates={name: _gate(settings, pool, clock) for name, pool in pools.items()},
+        changes=ChangeFeed(reads.feed, on_change, every_s=settings.limits.changes_poll_ms / 1000),
+        vitals=Vitals(settings, clock, recorder=recorder, journal=journal, pools=pools),
+    )
+    _watch(services, journal)
+    return services
 
 
 async def _let_end(services: Services) -> None:

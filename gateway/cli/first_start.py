@@ -81,7 +81,7 @@ def banner(url: str, model: str | None, secrets: Mapping[str, str], *, tenant: s
         lines += ["", *_try(url, model, secrets["tenant"], f'"{secrets["tenant"]}"')]
     elif tenant is not None and model is not None:
         lines += ["", f"With a key of yours, or a new one: export WEIR_API_KEY=$({program} key issue {tenant} --name again --quiet)"]
-        lines += ["", *_try(url, model, "$WEIR_API_KEY", 'os.environ["WEIR_API_KEY"]')]
+        lines += ["", *_try(url, model, "$WEIR_API_KEY", 'environ["WEIR_API_KEY"]')]
     elif "tenant" not in secrets and secrets:
         lines += ["", f"Next: {program} tenant create ID --plan PLAN, then: {program} key issue ID --name NAME"]
     return "\n".join(lines)
@@ -100,7 +100,7 @@ def _curl(url: str, model: str, secret: str) -> str:
 def _python(url: str, model: str, secret: str) -> str:
     return "\n".join(
         (
-            *(["import os"] if secret.startswith("os.") else []),
+            *(["from os import environ"] if secret.startswith("environ") else []),
             "from openai import OpenAI",
             f'client = OpenAI(base_url="{url}/v1", api_key={secret})',
             'question = [{"role": "user", "content": "Why is the sky blue?"}]',

@@ -142,7 +142,7 @@ def test_a_later_start_leaves_lines_to_paste_too(weir: Weir) -> None:
     text = banner("http://127.0.0.1:8080", "m", {}, tenant="demo", program=".venv/bin/weir")
     assert "export WEIR_API_KEY=$(.venv/bin/weir key issue demo --name again --quiet)" in text
     assert '-H "Authorization: Bearer $WEIR_API_KEY"' in text
-    compile(text[text.index("import os") :], "pasted", "exec")
+    compile(text[text.index("from os import") :], "pasted", "exec")
 
 
 def test_the_program_is_named_so_that_a_shell_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
