@@ -86,7 +86,7 @@ class StreamTap:
         if self._over or not rest:
             return b"" if self._over or not self._begun else came
         if not self._begun:
-            raise BadAnswer(f"not an event stream: {rest[:200]!r}")
+            raise BadAnswer(f"the {len(rest)} bytes of the answer are no event stream")
         payload = payload_of(rest).strip()
         if payload != b"[DONE]":
             try:
@@ -219,5 +219,5 @@ def _begins(start: bytes) -> bool:
     if _FIRST.match(first) is not None:
         return True
     if len(start) - len(first) > _BLANK_BYTES_MAX or not any(name.startswith(first) for name in _FIRST_NAMES):
-        raise BadAnswer(f"not an event stream: {start[:200]!r}")
+        raise BadAnswer(f"the answer is no event stream, as its first {len(start)} bytes tell")
     return False

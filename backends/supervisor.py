@@ -115,7 +115,7 @@ class Supervisor:
         )  # fmt: skip
         self.pid = self._process.pid
         self._reader = asyncio.create_task(self._read_lines(self._process), name=f"log of {self.child.name}")
-        self._log.info("started as process %d on port %d: %s", self._process.pid, self.port, " ".join(command))
+        self._log.info("started as process %d on port %d: %s", self._process.pid, self.port, _shown(command))
 
     async def _await_ready(self) -> None:
         """Poll the health path. Raises `ChildFailed`."""
@@ -217,6 +217,21 @@ class Supervisor:
 
     def _said(self) -> str:
         return "\n".join(self._last_words) or "(it said nothing)"
+
+
+def _shown(command: Sequence[str]) -> str:
+    """Write a command for the log: the value of an argument that is named like a key is hidden."""
+    shown: list[str] = []
+    for part in command:
+        name, given, _ = part.partition("=")
+        if shown and "=" not in shown[-1] and _is_secret(shown[-1]) and not part.startswith("--"):
+            part = "[hidden]"
+        shown.append(f"{name}=[hidden]" if given and _is_secret(name) else part)
+    return " ".join(shown)
+
+
+def _is_secret(argument: str) -> bool:
+    return argument.startswith("--") and _SECRET.search("_" + argument[2:].replace("-", "_")) is not None
 
 
 def free_port(host: str = "127.0.0.1") -> int:

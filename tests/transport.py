@@ -13,7 +13,7 @@ from backends.transport.seam import Answer, Exchange, Timeouts
 class ScriptedAnswer:
     """An answer made beforehand; an exception among its parts is raised when it is reached."""
 
-    def __init__(self, status: int, parts: Iterable[bytes | Exception]) -> None:
+    def __init__(self, status: int, parts: Iterable[bytes | BaseException]) -> None:
         self.status = status
         self.headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
         self.aborted = False
@@ -21,7 +21,7 @@ class ScriptedAnswer:
 
     async def read(self) -> bytes:
         part = next(self._parts)
-        if isinstance(part, Exception):
+        if isinstance(part, BaseException):
             raise part
         return part
 

@@ -274,7 +274,7 @@ class Connection(asyncio.Protocol):
         except (HttpParserError, HttpParserUpgrade) as error:
             self.keep = False
             if not answer.ended:
-                self.drop(BadAnswer(f"{self.origin.host}:{self.origin.port} sent no HTTP: {error} in {data[:80]!r}"))
+                self.drop(BadAnswer(f"{self.origin.host}:{self.origin.port} sent no HTTP: {error}, in {len(data)} bytes"))
                 return
         if answer.buffered == before and not self._bounded(answer, data):
             return

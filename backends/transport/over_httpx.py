@@ -58,7 +58,7 @@ class HttpxAnswer:
             self.abort()
             if _BROKEN in str(error) or _SILENT in str(error):
                 raise Disconnected(f"{self._response.url.host}: {error}") from error
-            raise BadAnswer(f"{self._response.url.host}: {error}") from error
+            raise BadAnswer(f"{self._response.url.host}: {_reason(error)}") from None
         except (httpx.HTTPError, httpx.StreamError) as error:
             self.abort()
             raise Disconnected(f"{self._response.url.host}: {error!r}") from error
@@ -141,11 +141,16 @@ class HttpxTransport:
         except httpx.RemoteProtocolError as error:
             if _SILENT in str(error):
                 raise Unreachable(f"{where}: {error}") from error
-            raise BadAnswer(f"{where}: {error}") from error
+            raise BadAnswer(f"{where}: {_reason(error)}") from None
         except httpx.HTTPError as error:
             raise Unreachable(f"{where}: {error!r}") from error
         limits["read"] = None  # httpcore looks it up at each read: from here on the answer's own limits hold
         return response
+
+
+def _reason(error: httpx.RemoteProtocolError) -> str:
+    """Return what was wrong without what came: h11 quotes it after a colon."""
+    return str(error).partition(":")[0]
 
 
 async def _parts(exchange: Exchange) -> AsyncIterator[bytes]:

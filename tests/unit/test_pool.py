@@ -1,6 +1,7 @@
 """A pool opens, counts, ejects and lets back; it tries another replica only while nothing of an answer was seen."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -21,7 +22,7 @@ def pool_of(transport: ScriptedTransport, *urls: str, clock: ManualClock | None 
     return Pool("b", made, transport, monotonic_s=(clock or ManualClock()).monotonic_s)
 
 
-def good(*parts: bytes | Exception, status: int = 200) -> ScriptedAnswer:
+def good(*parts: bytes | BaseException, status: int = 200) -> ScriptedAnswer:
     return ScriptedAnswer(status, parts)
 
 
@@ -50,6 +51,32 @@ async def test_an_abort_gives_the_replica_back_once_and_holds_nothing_against_it
     opened.abort()
     opened.abort()
     assert (pool.inflight, pool.replicas[0].failures, answer.aborted) == (0, 0, True)
+
+
+@pytest.mark.parametrize("status", [200, 400, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("end", ["abort at the head", "abort in the body", "read", "broken", "cancelled"])
+async def test_however_an_exchange_ends_its_replica_is_given_back_once(status: int, end: str) -> None:
+    last = {"broken": Disconnected("gone"), "cancelled": asyncio.CancelledError()}.get(end, b"b")
+    pool = pool_of(ScriptedTransport(good(b"a", last, status=status)))
+    opened = await pool.open(CALL, "m")
+    assert pool.inflight == 1
+    if end != "abort at the head":
+        await opened.read()
+    if not end.startswith("abort"):
+        with contextlib.suppress(Disconnected, asyncio.CancelledError):
+            await read_all(opened)
+    opened.abort()
+    opened.abort()
+    assert pool.inflight == 0
+
+
+async def test_a_provider_that_cannot_write_a_request_leaves_nothing_in_flight() -> None:
+    pool = pool_of(ScriptedTransport())
+    broken = call_of(b'{"model":"public","messages":[]}')
+    broken.members = None  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
+        await pool.open(broken, "m")
+    assert (pool.inflight, pool.replicas[0].failures) == (0, 0)
 
 
 async def test_a_cancelled_open_gives_the_replica_back() -> None:

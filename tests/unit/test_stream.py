@@ -190,6 +190,16 @@ def test_what_is_no_event_stream_is_a_bad_answer(garbage: bytes) -> None:
             stream.feed(garbage[at : at + 1])
 
 
+def test_the_text_of_an_error_holds_nothing_of_what_came() -> None:
+    with pytest.raises(BadAnswer) as fed:
+        tap().feed(b"<html>my-secret-answer</html>")
+    stream = tap()
+    stream.feed(b"da")
+    with pytest.raises(BadAnswer) as closed:
+        stream.close()
+    assert "secret" not in str(fed.value) and "da" not in str(closed.value)
+
+
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\n\r\n", b"\xef\xbb\xbf\n", b""])
 def test_a_stream_may_begin_with_a_mark_or_blank_lines(start: bytes) -> None:
     stream, data = tap(), start + chunk("a")

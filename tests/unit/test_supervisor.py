@@ -83,6 +83,14 @@ async def test_a_child_is_ready_when_its_health_path_answers_and_gone_when_it_is
     assert "hello from the child" in caplog.text
 
 
+@pytest.mark.parametrize("given", [("--api-key", "hush"), ("--api-key=hush",), ("--hf-token", "hush")])
+async def test_the_log_of_a_start_holds_no_key_of_the_command(given: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "weir.child.test")
+    with pytest.raises(ChildFailed):
+        await Supervisor(Child(name="test", command=(sys.executable, "-c", "", *given, "--port", "{port}")), DirectTransport()).start()
+    assert "hush" not in caplog.text and "[hidden] --port" in caplog.text
+
+
 async def test_a_child_that_dies_is_started_again_on_the_same_port() -> None:
     supervisor = Supervisor(server(), DirectTransport())
     await supervisor.start()
