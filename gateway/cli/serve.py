@@ -30,7 +30,7 @@ from gateway.cli.failure import Failure
 from gateway.cli.first_start import banner, first_keys, offer, plant, program, unrated
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings, config_path, load_settings, pepper, unknown_names
-from gateway.server import BACKLOG, build_server
+from gateway.server import BACKLOG, build_server, settle_heap
 from gateway.services import Services, open_services
 from gateway.telemetry.logs import configure_logging
 
@@ -114,6 +114,7 @@ async def _run(run: Run, listener: socket.socket, clock: Clock) -> int:
     async with _child(run) as (settings, supervisor), open_services(settings, clock) as services:
         if supervisor is not None:
             services.metrics.child_restarts.watch(lambda: {(supervisor.child.name,): supervisor.restarts})
+        settle_heap()
         server = build_server(create_app(services), settings, lambda: _announce(run, services, listener))
         await _serve(server, listener)
     return 1 if services.recorder.lost else 0  # the recorder has logged what

@@ -117,6 +117,7 @@ class Settler:
             stream=call.stream,
             rate_id=admitted.priced.rate.id,
             prompt_estimate=self.reserved.prompt_tokens_max // 4,
+            covered=self.reserved.covered,
         )
         self.services.recorder.dispatched(record)
         self.dispatched = True
