@@ -102,5 +102,5 @@ def _differences(before: PlanTerms, now: PlanTerms) -> str:
 
 def _row(version: PlanVersion, counts: dict[tuple[str, int], int]) -> dict[str, Any]:
     plan = version.terms.plan
-    about = {"id": plan, "version": version.version, "tenants": counts.get((plan, version.version), 0), "created": instant(version.created_us)}
-    return plan_figures(version.terms) | about
+    since = {"tenants": counts.get((plan, version.version), 0), "created": instant(version.created_us)}
+    return {"id": plan, "version": version.version, **plan_figures(version.terms), **since}

@@ -90,7 +90,7 @@ def test_a_plan_set_again_is_a_new_version(weir: Weir) -> None:
 def test_grants_are_given_listed_and_voided(weir: Weir) -> None:
     assert weir("grant", "add", "acme", "--credits", "500", "--id", "g1", "--expires", "2099-01-01").code == 0
     assert weir("grant", "add", "acme", "--credits", "500", "--id", "g1").code == 2
-    assert "credits left         1500" in weir("usage", "show", "acme").out
+    assert "credits left           1500" in weir("usage", "show", "acme").out
     assert weir("grant", "void", "g1", "--yes").code == 0
     (grant,) = [row for row in json.loads(weir("grant", "list", "acme", "--format", "json").out) if row["id"] == "g1"]
     assert (grant["credits"], grant["voided"] is not None) == ("500", True)
