@@ -133,5 +133,9 @@ def with_cost(body: bytes, members: dict[str, msgspec.Raw], extra: bytes) -> byt
         return body
     inner = bytes(usage)
     joint = b"," if inner[1:-1].strip() else b""
-    members = members | {"usage": msgspec.Raw(inner[:-1].rstrip() + joint + extra + b"}")}
+    priced = inner[:-1].rstrip() + joint + extra + b"}"
+    before, found, after = body.partition(inner)
+    if found and after.find(inner) < 0:  # it stands there once: cheaper than writing every member anew
+        return before + priced + after
+    members = members | {"usage": msgspec.Raw(priced)}
     return b"{" + b",".join(_encode(name) + b":" + bytes(raw) for name, raw in members.items()) + b"}"
