@@ -8,7 +8,6 @@ import pytest
 
 from tests.desk import AdminApi, fields, open_admin_api, problem
 
-
 NO_SLUG = "is not usable; 1 to 63 characters of a-z, 0-9 and -, the first a letter or a digit, like acme-research"  # as the command line says it
 
 
