@@ -104,7 +104,7 @@ def decode_chunk(payload: bytes) -> Chunk:
     try:
         return _chunk.decode(payload)
     except UNREADABLE as error:
-        raise BadAnswer(f"an event is no JSON object: {error} in {payload[:80]!r}") from error
+        raise BadAnswer(f"an event of {len(payload)} bytes is no JSON object") from error
 
 
 def nested_usage(chunk: Chunk) -> msgspec.Raw | None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from backends.config import BackendConfig, ModelConfig
-from backends.supervisor import Child, local_child, vllm_child
+from backends.supervisor import Child, local_child, vllm_child, without_secrets
 from billing.errors import Invalid
 from gateway.config import Settings, child_environment
 from gateway.config.forms import PlanForm, RateForm, TenantForm
@@ -27,7 +27,7 @@ DEMO_RATE = RateForm(input="100", output="300")
 
 def embedded_child() -> Child:
     """Describe the embedded default, in an environment without our secrets."""
-    return msgspec.structs.replace(local_child(alias=LOCAL_MODEL), env=child_environment())
+    return msgspec.structs.replace(local_child(alias=LOCAL_MODEL), env=without_secrets(child_environment()))
 
 
 def vllm_server(model_dir: Path, arguments: Sequence[str], executable: str) -> tuple[Child, str]:
