@@ -64,13 +64,18 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 def balance(db: Database, tenant_id: str, now_us: int) -> Balance:
     """Return a tenant's balance. A month nobody has used yet shows its allowance, written or not. Raises `NotFound`."""
     with db.read() as session:
-        require_tenant(session, tenant_id)
-        current = _grants_in_effect(session, tenant_id, now_us)
-        debt = accounts.get(session, tenant_id).debt_ncr
-        found = current_period(session, tenant_id, now_us)
-        subscription, span = found if found is not None else (None, None)
-        version = plans.get_version(session, subscription.plan, subscription.version) if subscription is not None else None
-        past = events.sums_since(session, tenant_id, 0 if span is None else span.start_us)
+        return read_balance(session, tenant_id, now_us)
+
+
+def read_balance(session: Session, tenant_id: str, now_us: int) -> Balance:
+    """Return a tenant's balance within a session of the caller's. Raises `NotFound`."""
+    require_tenant(session, tenant_id)
+    current = _grants_in_effect(session, tenant_id, now_us)
+    debt = accounts.get(session, tenant_id).debt_ncr
+    found = current_period(session, tenant_id, now_us)
+    subscription, span = found if found is not None else (None, None)
+    version = plans.get_version(session, subscription.plan, subscription.version) if subscription is not None else None
+    past = events.sums_since(session, tenant_id, 0 if span is None else span.start_us)
     limit = sum(grant.amount_ncr for grant in current)
     remaining = sum(grant.remaining_ncr for grant in current) - debt
     return Balance(

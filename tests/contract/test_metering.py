@@ -1,6 +1,7 @@
 """What is charged when usage is said by halves, late, wrongly or not at all: never less than what was produced, never what was not."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import httpx
 import msgspec
 import pytest
 
+from gateway.lanes.queue import Ticket
 from tests.house import House, open_house
-from tests.real.upstream import CLOSE, RESET, STALL, STREAM_END, STREAM_HEAD, ScriptedUpstream, Step, answer, delta, event, json_answer, usage
+from tests.real.upstream import CLOSE, RESET, STALL, STREAM_END, STREAM_HEAD, ScriptedUpstream, Step, Wait, answer, delta, event, json_answer, usage
 
 MESSAGES = [{"role": "user", "content": "x"}]
 
@@ -174,10 +176,6 @@ async def test_nothing_is_charged_while_no_backend_has_the_request(tmp_path: Pat
 
 
 async def test_a_vendor_that_bills_the_whole_answer_is_read_to_its_end_and_the_slot_kept(tmp_path: Path) -> None:
-    import threading
-
-    from tests.real.upstream import Wait
-
     go_on = threading.Event()
     upstream = ScriptedUpstream()
     try:
@@ -202,11 +200,16 @@ async def test_a_vendor_that_bills_the_whole_answer_is_read_to_its_end_and_the_s
         upstream.close()
 
 
-async def test_a_cut_stream_costs_its_tenant_its_turn(house: House, scripted_upstream: ScriptedUpstream) -> None:
+async def test_a_cut_stream_costs_its_tenant_its_turn(house: House, scripted_upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     costs: list[int] = []
     gate = house.services.gates["m"]
     leave = gate.leave
-    gate.leave = lambda ticket, cost: (costs.append(cost), leave(ticket, cost))[1]  # type: ignore[method-assign]
+
+    def watched(ticket: Ticket, cost: int) -> None:
+        costs.append(cost)
+        leave(ticket, cost)
+
+    monkeypatch.setattr(gate, "leave", watched)
     scripted_upstream.script = (STREAM_HEAD, event(delta("one")), STALL)
     await read_and_leave(house, "m", "one")
     await house.events(1)

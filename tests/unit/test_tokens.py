@@ -18,8 +18,8 @@ from backends.tokens import (
     TEMPLATE_TOKENS,
     count,
     encoding_of,
-    prompt_bound,
     prompt_beside_text,
+    prompt_bound,
     prompt_text,
 )
 

@@ -1,15 +1,16 @@
 """GET /v1/credits: what the key's tenant has left, which lane that buys, and until when it will last."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from billing.credits.account import Account
+from billing.errors import BooksUnavailable
 from billing.money import format_credits
-from billing.operations.usage import Balance, balance
+from billing.operations.usage import Balance, read_balance
 from billing.plans.terms import Terms
 from gateway.clock import format_instant
+from gateway.errors import Unavailable
 from gateway.flow.admit import account_of, authenticate
 from gateway.lanes.standing import Standing, lane_of, standing_of
 from gateway.services import Services
@@ -26,7 +27,10 @@ async def show(request: Request) -> dict[str, Any]:
     assert principal.terms is not None  # authenticate saw to it
     now_us = services.clock.now_us()
     account = await account_of(services, principal.tenant_id, principal.terms)
-    booked = await asyncio.to_thread(balance, services.database, principal.tenant_id, now_us)
+    try:
+        booked = await services.reads.lookups.run(lambda session: read_balance(session, principal.tenant_id, now_us))
+    except BooksUnavailable as error:
+        raise Unavailable("The balance cannot be read now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
     return _written(account, booked, principal.terms, now_us)
 
 
