@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from billing.errors import BooksUnavailable
+from billing.usage.append import append
 from billing.usage.event import UsageEvent
 from billing.usage.records import HEADER, Dispatched, Progress, Record, Settled, Voided
 
@@ -237,7 +238,7 @@ class Journal:
         if self._closed:
             raise OSError(0, "the journal is closed")
         try:
-            written = os.write(segment.fd, data)
+            written = append(segment.fd, data)
             if written != len(data):  # the disk filled up in the middle: take the piece back, or the next record would follow garbage
                 os.ftruncate(segment.fd, segment.size)
                 raise OSError(28, "No space left on device")

@@ -201,7 +201,7 @@ def test_a_journal_at_its_bound_refuses_new_work_and_takes_what_ends(tmp_path: P
 
 
 class Disk:
-    """Stands in for `os.write`: takes `room` bytes, then answers as a full disk does, in the middle of a record if need be."""
+    """Stands in for `append`: takes `room` bytes, then answers as a full disk does, in the middle of a record if need be."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -220,7 +220,7 @@ def test_a_full_disk_refuses_new_work_loses_nothing_settled_and_heals(tmp_path: 
     journal.dispatched(dispatched(1))
     journal.dispatched(dispatched(2))
     disk = Disk(room=20)
-    monkeypatch.setattr(os, "write", disk)
+    monkeypatch.setattr("billing.usage.journal.append", disk)
     with pytest.raises(BooksUnavailable, match="No space left"):
         journal.dispatched(dispatched(3))
     assert journal.settled(event(1)) is None
@@ -237,7 +237,7 @@ def test_an_event_that_the_disk_refused_keeps_its_evidence_until_it_is_booked(tm
     journal = open_journal(tmp_path)
     journal.dispatched(dispatched(1))
     journal.dispatched(dispatched(2))
-    monkeypatch.setattr(os, "write", Disk(room=0))
+    monkeypatch.setattr("billing.usage.journal.append", Disk(room=0))
     assert journal.settled(event(1)) is None
     assert journal.settled(event(2)) is None
     assert (journal.unwritten, journal.open_requests) == (2, 0)
@@ -252,7 +252,7 @@ def test_an_event_that_the_disk_refused_and_the_books_took_leaves_nothing_behind
     journal = open_journal(tmp_path)
     journal.dispatched(dispatched(1))
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", Disk(room=0))
+        patch.setattr("billing.usage.journal.append", Disk(room=0))
         journal.settled(event(1))
     journal.booked(request_id(1))
     journal.close()
@@ -264,7 +264,7 @@ def test_what_the_disk_owes_is_written_at_the_close_if_it_takes_it_then(tmp_path
     journal.dispatched(dispatched(1))
     journal.dispatched(dispatched(2))
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", Disk(room=0))
+        patch.setattr("billing.usage.journal.append", Disk(room=0))
         journal.settled(event(1))
         journal.voided(request_id(2))
     journal.close()
@@ -276,7 +276,7 @@ def test_an_event_written_late_holds_its_segment_until_it_is_booked(tmp_path: Pa
     journal = open_journal(tmp_path, segment_bytes=600)
     journal.dispatched(dispatched(1))
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", Disk(room=0))
+        patch.setattr("billing.usage.journal.append", Disk(room=0))
         journal.settled(event(1))
     for number in range(2, 6):
         journal.dispatched(dispatched(number))
@@ -319,7 +319,7 @@ class NoNewSegments(Disk):
 def test_a_rotation_that_fails_refuses_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     journal = open_journal(tmp_path, segment_bytes=400)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", NoNewSegments(journal._live.fd))
+        patch.setattr("billing.usage.journal.append", NoNewSegments(journal._live.fd))
         for number in range(8):
             journal.dispatched(dispatched(number))
     assert journal.open_requests == 8
@@ -339,7 +339,7 @@ def test_a_journal_tells_whether_it_can_be_written(tmp_path: Path, monkeypatch: 
     journal = open_journal(tmp_path, bytes_max=400)
     assert journal.healthy
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", Disk(room=0))
+        patch.setattr("billing.usage.journal.append", Disk(room=0))
         with pytest.raises(BooksUnavailable):
             journal.dispatched(dispatched(1))
     assert not journal.healthy

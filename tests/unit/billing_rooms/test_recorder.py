@@ -296,7 +296,7 @@ def test_an_event_that_neither_disk_nor_database_took_is_counted_and_keeps_its_e
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("billing.usage.journal.os.write", full)
+        patch.setattr("billing.usage.journal.append", full)
         recorder.settled(event(2))
         assert not recorder.journal_healthy
         recorder.stop()
@@ -321,7 +321,7 @@ def test_an_event_that_the_disk_refused_is_booked_and_leaves_no_journal(db: Data
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("billing.usage.journal.os.write", full)
+        patch.setattr("billing.usage.journal.append", full)
         recorder.settled(event(1))
     assert recorder.lost == 1
     run_dry(recorder)
