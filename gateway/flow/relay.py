@@ -187,12 +187,17 @@ async def read_whole(answer: Answer, bytes_max: int) -> bytes:
 
 
 def cost_members(settled: Settled) -> bytes:
-    """Write the members that go into an answer's usage object: its cost in credits, exact, and of what it is made."""
-    return b'"cost":%b,"cost_details":{"unit":"credits","lane":"%b","paid_from_credits":%b,"usage_source":"%b"}' % (
+    """Write the members that go into an answer's usage object: its cost in credits, exact, and of what it is made.
+
+    Where we counted because the server did not say, or did not say all, the tokens that were charged are in it too.
+    """
+    counted = b"" if settled.source == "reported" else b',"input_tokens":%d,"output_tokens":%d' % (settled.input, settled.output)
+    return b'"cost":%b,"cost_details":{"unit":"credits","lane":"%b","paid_from_credits":%b,"usage_source":"%b"%b}' % (
         format_credits(settled.charge_ncr).encode(),
         settled.lane.value.encode(),
         format_credits(settled.cover_ncr).encode(),
         settled.source.encode(),
+        counted,
     )
 
 

@@ -41,6 +41,9 @@ async def run(services: "Services", received: Received, client: Client) -> Settl
     settler = Settler(services, reserve(services, admitted))
     try:
         await _attempts(services, settler, client)
+    except Refusal as refusal:
+        settler.close(status=refusal.status)
+        raise
     except BooksUnavailable as error:
         raise Unavailable(
             "The usage journal takes no entries now, so no work is taken on. Try again in a moment.", internal=str(error), retry_after_s=5

@@ -147,7 +147,7 @@ class Settler:
         if admitted.limits:
             spend(admitted.limits, tokens_in + tokens_out, now_us)
         services.metrics.settled(admitted.received.call.model, self.attempt.backend if self.attempt else "", meter, relayed.source)
-        return Settled(charge_ncr=charge_ncr, cover_ncr=cover_ncr, lane=lane, source=relayed.source)
+        return Settled(charge_ncr=charge_ncr, cover_ncr=cover_ncr, lane=lane, source=relayed.source, input=tokens_in, output=tokens_out)
 
     def defer(self, ending: Coroutine[Any, Any, None]) -> None:
         """Let a task of the gateway's own end this, because nobody can wait for it; shutdown waits for that task."""

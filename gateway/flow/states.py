@@ -87,9 +87,11 @@ class Relayed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """What it cost, in ncr, and what of that the tenant's credits paid."""
+    """What it cost, in ncr, and what of that the tenant's credits paid; `input` and `output` are the tokens that were charged."""
 
     charge_ncr: int
     cover_ncr: int
     lane: Lane
     source: str
+    input: int
+    output: int

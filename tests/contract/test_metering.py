@@ -76,7 +76,9 @@ async def test_known_buckets_survive_an_estimate(house: House, scripted_upstream
     said = {"prompt_tokens": 1000, "completion_tokens": 3, "total_tokens": 1003, "prompt_tokens_details": {"cached_tokens": 990}}
     scripted_upstream.play(chat_answer({"content": "one two three"}, {"content": "four five"}, said=said))
     scripted_upstream.script = (tokenized(5),)
-    assert (await house.chat("local", n=2)).status_code == 200
+    response = await house.chat("local", n=2)
+    details = response.json()["usage"]["cost_details"]
+    assert (details["usage_source"], details["input_tokens"], details["output_tokens"]) == ("estimated", 1000, 5)
     [booked] = await house.events(1)
     assert (booked.source, booked.input, booked.cache_read, booked.output) == ("estimated", 10, 990, 5)
 

@@ -307,7 +307,7 @@ async def test_5xx_when_the_upstream_fails_before_its_first_byte(house: House, s
         error(response, *WHOLE[name])
         assert "127.0.0.1" not in response.text and "upstream-m" not in response.text
     events = await house.events(2)
-    assert {(row.outcome, row.charge_ncr, row.source) for row in events} == {("failed", 0, "none")}
+    assert {(row.outcome, row.charge_ncr, row.source, row.status) for row in events} == {("failed", 0, "none", WHOLE[name][0])}
     assert house.account.held_ncr == 0
 
 
