@@ -16,7 +16,7 @@ def _ledger() -> None:
 @app.command()
 def verify(config: ConfigOption = None) -> None:
     """Add everything up and name every difference between usage, grants and ledger; exit code 1 if there is one."""
-    with open_books(config) as books, books.database.read() as session:
+    with open_books(config) as books, books.database.read(long=True) as session:
         differences = find_differences(session)
     for difference in differences:
         typer.echo(difference)
