@@ -181,7 +181,8 @@ class Pool:
         try:
             status, answer = await health.ask(self.transport, exchange)
         except BackendError as error:
-            self.failed(replica, f"{exchange.path}: {error}")
+            if not isinstance(error, TimedOut) or error.phase == "connect":  # a long text, or a busy tokenizer, is no failure of the server
+                self.failed(replica, f"{exchange.path}: {error}")
             return None
         try:
             return self.provider.count(answer) if status == 200 else None

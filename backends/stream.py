@@ -36,7 +36,7 @@ class StreamTap:
 
     __slots__ = (
         "_begun", "_done", "_dropped", "_over", "_pending", "_plain", "_raw", "_text", "_usage_event",
-        "drop_continuous", "ended", "error", "events", "finish_seen", "strip_usage", "usage",
+        "drop_continuous", "ended", "error", "events", "strip_usage", "usage",
     )  # fmt: skip
 
     def __init__(self, strip_usage: bool, drop_continuous: bool) -> None:
@@ -46,7 +46,6 @@ class StreamTap:
         self.error: msgspec.Raw | None = None  # the error that the upstream ended its stream with
         self.ended = False  # [DONE] was seen
         self.events = 0  # events with data, [DONE] not counted
-        self.finish_seen = False  # a choice said why it ended
         self._over = False  # ended or failed: nothing that follows is the client's
         self._begun = False  # the first line is one of server-sent events
         self._plain = False  # and nothing is pending
@@ -192,8 +191,6 @@ class StreamTap:
             self.events += region.count(b"\ndata:")
         if region.startswith(b"data:"):
             self.events += 1
-        if not self.finish_seen and (region.rfind(b'"finish_reason":"') >= 0 or region.rfind(b'"finish_reason": "') >= 0):
-            self.finish_seen = True
         self._raw += region
         if len(self._raw) > RAW_BYTES_MAX:
             self._compact()

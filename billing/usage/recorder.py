@@ -148,21 +148,6 @@ class Recorder:
             return None
 
     @property
-    def journal_bytes(self) -> int:
-        """Bytes of this process's journal on the disk."""
-        return self._journal.bytes
-
-    @property
-    def journal_healthy(self) -> bool:
-        """Whether the journal takes new requests: its last append succeeded and it is below its bound."""
-        return self._journal.healthy
-
-    @property
-    def journal_failures(self) -> int:
-        """How often the disk refused the journal something."""
-        return self._journal.failures
-
-    @property
     def lost(self) -> int:
         """Settled events that neither the disk nor the database has taken. Once the process is gone, such a one is charged by its last evidence."""
         return self._journal.unwritten

@@ -55,8 +55,3 @@ def _common(services: "Services", settler: Settler) -> Headers:
     if admitted.limits:
         headers += limits.headers(admitted.limits, now_us)
     return headers
-
-
-def refused(shown_id: str, length: int) -> Headers:
-    """Write the head of a refusal."""
-    return [(names.REQUEST_ID, shown_id.encode()), names.CONTENT_JSON, (b"content-length", b"%d" % length)]

@@ -23,16 +23,18 @@ async def enter(services: "Services", settler: Settler, gate: Gate) -> Ticket:
         weight=terms.weight,
         limit=terms.fast_concurrency if fast else terms.slow_concurrency,
     )
+    waited_us = 0
     if not gate.enter_now(ticket):
         since_us = services.clock.now_us()
         try:
             await gate.wait(ticket)
         finally:
-            settler.queue_us += max(0, services.clock.now_us() - since_us)
-    services.metrics.waited(reserved.lane.value, settler.queue_us)
+            waited_us = max(0, services.clock.now_us() - since_us)
+            settler.queue_us += waited_us
+    services.metrics.waited(reserved.lane.value, waited_us)
     return ticket
 
 
 def leave(gate: Gate, ticket: Ticket, settler: Settler) -> None:
     """Give the slot back, trued up with what was used; an attempt that used nothing costs the tenant no turn, one that is still being counted its estimate."""
-    gate.leave(ticket, settler.used_weight if settler.ended or not settler.deferred else ticket.cost)
+    gate.leave(ticket, settler.used_weight if settler.ended or not settler.out else ticket.cost)

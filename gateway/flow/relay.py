@@ -40,7 +40,6 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 async def relay_whole(services: "Services", settler: Settler, answer: Answer, client: Client) -> None:
     """Relay an answer that is not streamed. Raises `NotServed` for a refusal, and `BackendError`; the client has seen nothing then."""
     body = await read_whole(answer, ANSWER_BYTES_MAX)
-    settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
     call, attempt = settler.reserved.admitted.received.call, settler.attempt
     assert attempt is not None
     status = attempt.pool.provider.true_status(answer.status, body)
@@ -52,6 +51,7 @@ async def relay_whole(services: "Services", settler: Settler, answer: Answer, cl
         raise BadAnswer(f"answered 200 with {len(body)} bytes that are no JSON object") from error
     heard = said(settler.reserved, attempt, members.get("usage"), final=True)
     usage = heard.usage if heard.complete else await estimate(settler.reserved, attempt, text_of_answer(body), heard)
+    settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
     settled = settler.settle(Relayed(usage=usage, source="reported" if heard.complete else "estimated", outcome="complete", status=200))
     body = with_cost(body, members, cost_members(settled))
     await client.head(200, disclose.whole(services, settler, settled, len(body)))
@@ -76,7 +76,8 @@ async def relay_stream(services: "Services", settler: Settler, answer: Answer, c
         if isinstance(error, BadAnswer):
             refusal = BackendBadAnswer("The model server sent something that is no answer.", internal=str(error))
         log.warning("request %s: %s", settler.reserved.admitted.received.call.request_id, error)
-        await stream.settle_cut(502, ask=False)
+        if not settler.ended:
+            await stream.settle_cut(502, ask=False)
         await client.end(error_event(refusal, settler.reserved.admitted.received.shown_id))
     finally:
         if not settler.ended:  # the client left, or we are stopping: the upstream stops now, and what was produced is charged
@@ -90,7 +91,8 @@ def settle_unseen(settler: Settler) -> None:
     async def prompt_only() -> None:
         assert settler.attempt is not None
         usage = await estimate(settler.reserved, settler.attempt, "", Said())
-        settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=499))
+        if not settler.ended:
+            settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=499))
 
     if not settler.deferred:
         settler.defer(prompt_only())
@@ -134,7 +136,8 @@ class Stream:
         """Charge what was produced until the answer broke off. `ask` False: the server was just lost, so its tokenizer is not asked."""
         heard = self._said(final=self.tap.ended)
         usage = heard.usage if heard.complete else await estimate(self.settler.reserved, self.attempt, self.tap.text(), heard, ask=ask)
-        self.settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=status))
+        if not self.settler.ended:  # a stop may have given it up meanwhile: then the journal's evidence stands
+            self.settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=status))
 
     def settle_cut_soon(self) -> None:
         """The same when nobody can wait: at once if the usage is known, else as a task of the gateway's own."""

@@ -52,6 +52,9 @@ async def run(services: "Services", received: Received, client: Client) -> Settl
         if settler.out and not settler.ended:  # a stream under way has ended itself
             settle_unseen(settler)
         raise
+    except Exception:  # a bug of ours: the client gets a 500, and so does the event
+        settler.close(status=500)
+        raise
     finally:
         settler.close()
     return settler
@@ -120,6 +123,8 @@ async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", c
         settler.out = False
         return error
     finally:
+        if outcome == "failed":
+            settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
         if answer is not None:
             answer.abort()
         services.metrics.attempted(attempt.backend, outcome)

@@ -106,5 +106,5 @@ def _count(services: "Services", settler: Settler, endpoint: str, at_s: float) -
         own_s = services.clock.monotonic_s() - at_s - queue_s - settler.upstream_s
     else:
         metrics.first_token(endpoint, received.call.model, (settler.first_us - received.at_us) / 1e6)
-        own_s = settler.sent_s - at_s - queue_s
+        own_s = settler.sent_s - at_s - queue_s - settler.upstream_s
     metrics.own_time(endpoint, max(0.0, own_s))

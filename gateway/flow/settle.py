@@ -5,6 +5,7 @@ upstream (the hold goes back, there is no event), or `close` after (an event tha
 functions without an await, so that neither cancellation nor a dying event loop can come between a charge and its record.
 """
 
+import asyncio
 import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ class Settler:
         self.queue_us = 0
         self.first_us: int | None = None
         self.dispatched = False
-        self.deferred = False
+        self.deferred = 0  # how many tasks have this to end
         self.ended = False
         self.out = False
         self.used_weight = 0
@@ -127,7 +128,9 @@ class Settler:
         self.services.recorder.progress(Progress(id=self.reserved.admitted.received.call.request_id, meter=meter_of(usage)))
 
     def settle(self, relayed: Relayed) -> Settled:
-        """Charge what was used, journal it, and give the rest of the hold back. Called once."""
+        """Charge what was used, journal it, and give the rest of the hold back. Called once: a second settlement is an error of ours, and raised."""
+        if self.ended:
+            raise RuntimeError(f"request {self.reserved.admitted.received.call.request_id} was settled already")
         self.ended = True
         services, admitted = self.services, self.reserved.admitted
         usage = relayed.usage
@@ -151,14 +154,17 @@ class Settler:
 
     def defer(self, ending: Coroutine[Any, Any, None]) -> None:
         """Let a task of the gateway's own end this, because nobody can wait for it; shutdown waits for that task."""
-        self.deferred = True
+        self.deferred += 1
         self.services.spawn(self._deferred(ending))
 
     async def _deferred(self, ending: Coroutine[Any, Any, None]) -> None:
         try:
             await ending
+        except asyncio.CancelledError:  # a stop that waited long enough: the journal's evidence says more than a close would, the next start books it
+            self.ended = True
+            raise
         finally:
-            self.deferred = False
+            self.deferred -= 1
             self.close()
 
     def close(self, *, status: int = 499) -> None:

@@ -58,7 +58,7 @@ async def _read_more(first: bytes, receive: Receive, bytes_max: int) -> bytes:
 
 
 class AsgiClient:
-    """The application at the other end of an ASGI connection. `status` is None until its answer has begun."""
+    """The application at the other end of an ASGI connection. `status` is None until its answer has begun; after the end nothing is sent any more."""
 
     __slots__ = ("_send", "ended", "status")
 
@@ -69,15 +69,21 @@ class AsgiClient:
 
     async def head(self, status: int, headers: Headers) -> None:
         """Begin the answer."""
+        if self.ended:
+            return
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes) -> None:
         """Send a part of the body."""
+        if self.ended:
+            return
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part."""
+        if self.ended:
+            return
         self.ended = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 

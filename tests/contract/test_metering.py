@@ -1,6 +1,7 @@
 """What is charged when usage is said by halves, late, wrongly or not at all: never less than what was produced, never what was not."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import httpx
 import msgspec
 import pytest
 
+from backends.errors import BadAnswer
+from backends.stream import StreamTap
 from gateway.lanes.queue import Ticket
 from tests.house import House, open_house
 from tests.real.upstream import CLOSE, RESET, STALL, STREAM_END, STREAM_HEAD, ScriptedUpstream, Step, Wait, answer, delta, event, json_answer, usage
@@ -216,6 +219,74 @@ async def test_a_cut_stream_costs_its_tenant_its_turn(house: House, scripted_ups
     await read_and_leave(house, "m", "one")
     await house.events(1)
     assert len(costs) == 1 and costs[0] > 0
+
+
+async def test_a_client_that_leaves_before_the_first_byte_costs_its_tenant_its_turn(
+    house: House, scripted_upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs: list[int] = []
+    gate = house.services.gates["m"]
+    leave = gate.leave
+
+    def watched(ticket: Ticket, cost: int) -> None:
+        costs.append(cost)
+        leave(ticket, cost)
+
+    monkeypatch.setattr(gate, "leave", watched)
+    scripted_upstream.script = (STALL,)
+    with pytest.raises(httpx.ReadTimeout):
+        body = {"model": "m", "messages": MESSAGES, "max_tokens": 10}
+        await house.client.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {house.key}"}, timeout=0.2)
+    await house.events(1)
+    assert len(costs) == 1 and costs[0] > 0
+
+
+async def test_a_drained_stream_that_breaks_is_charged_once_for_what_came(tmp_path: Path) -> None:
+    """Nobody waits for it any more and its upstream fails: both endings meet, and one of them settles."""
+    go_on = threading.Event()
+    upstream = ScriptedUpstream()
+    try:
+        async with open_house(tmp_path, {"m": {"urls": [upstream.base_url], "on_disconnect": "drain"}}) as house:
+            upstream.play(STREAM_HEAD, event(delta("one two three")), Wait(go_on), RESET)
+            await read_and_leave(house, "m", "three")
+            go_on.set()
+            [booked] = await house.events(1)
+            assert (booked.outcome, booked.source, booked.output) == ("cut", "partial", 3)
+            assert (house.account.held_ncr, house.account.open_requests) == (0, 0)
+            assert house.services.recorder.conflicts == 0
+    finally:
+        upstream.close()
+
+
+async def test_a_drain_that_a_stop_cuts_off_is_charged_at_the_next_start(tmp_path: Path) -> None:
+    upstream = ScriptedUpstream(script=(STREAM_HEAD, event(delta("one two three")), STALL))
+    backend = {"urls": [upstream.base_url], "on_disconnect": "drain"}
+    try:
+        async with open_house(tmp_path, {"m": backend}) as house:
+            await read_and_leave(house, "m", "three")
+            folder, database_url = house.settings.data_dir, house.settings.database_url
+        with sqlite3.connect(database_url.removeprefix("sqlite:///")) as books:
+            booked = books.execute("select outcome, source, charge_ncr from usage_event").fetchall()
+        books.close()
+        left = list((folder / "journal").glob("*.wal"))
+        assert [row[:2] for row in booked] == [("cut", "partial")] or (booked == [] and left), "its evidence is in the books or in the journal"
+        assert all(row[2] > 0 for row in booked)
+    finally:
+        upstream.close()
+
+
+async def test_a_stream_is_settled_once_though_its_end_cannot_be_written(
+    house: House, scripted_upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: StreamTap, extra: bytes = b"") -> bytes:
+        raise BadAnswer("its usage cannot be rebuilt")
+
+    monkeypatch.setattr(StreamTap, "tail", broken)
+    scripted_upstream.script = (STREAM_HEAD, event(delta("a")), event({**delta(""), "choices": [], "usage": usage(3, 1)}), event(b"[DONE]"), STREAM_END)
+    response = await house.chat(stream=True)
+    assert "backend_bad_answer" in response.text
+    assert [(row.outcome, row.input, row.output) for row in await house.events(1)] == [("complete", 3, 1)]
+    assert (house.account.held_ncr, house.account.open_requests) == (0, 0)
 
 
 async def test_a_lost_server_is_not_asked_to_count(house: House, scripted_upstream: ScriptedUpstream) -> None:

@@ -33,7 +33,7 @@ def test_events_pass_as_they_came() -> None:
     stream = tap()
     for event in (chunk("a"), b": keep-alive\n\n", chunk("b") + chunk("c"), b"event: x\nid: 1\ndata: {}\n\n"):
         assert stream.feed(event) == event
-    assert (stream.events, stream.text(), stream.ended, stream.finish_seen) == (4, "abc", False, False)
+    assert (stream.events, stream.text(), stream.ended) == (4, "abc", False)
 
 
 def test_half_an_event_waits_for_its_other_half() -> None:
@@ -57,7 +57,7 @@ def test_line_ends_of_every_kind_end_events(event: bytes) -> None:
 def test_the_end_is_withheld_for_the_cost(strip: bool, end: bytes) -> None:
     stream = tap(strip=strip)
     assert stream.feed(chunk("a", finish=b'"stop"') + last() + DONE) == chunk("a", finish=b'"stop"')
-    assert (raw(stream.usage), stream.ended, stream.finish_seen, stream.events) == (USAGE, True, True, 2)
+    assert (raw(stream.usage), stream.ended, stream.events) == (USAGE, True, 2)
     assert stream.tail(b'"cost":1.5') == end
     assert stream.feed(chunk("late")) == b""
 
@@ -169,7 +169,7 @@ def test_an_error_event_is_kept_from_the_client(event: bytes, error: bytes) -> N
 def test_a_text_that_speaks_of_the_end_is_no_end(content: str) -> None:
     stream, event = tap(), chunk(content)
     assert stream.feed(event) == event
-    assert (stream.usage, stream.error, stream.ended, stream.finish_seen, stream.text()) == (None, None, False, False, content)
+    assert (stream.usage, stream.error, stream.ended, stream.text()) == (None, None, False, content)
 
 
 def test_null_errors_are_none() -> None:

@@ -298,7 +298,7 @@ def test_an_event_that_neither_disk_nor_database_took_is_counted_and_keeps_its_e
     with monkeypatch.context() as patch:
         patch.setattr("billing.usage.journal.append", full)
         recorder.settled(event(2))
-        assert not recorder.journal_healthy
+        assert not recorder._journal.healthy
         recorder.stop()
     assert (recorder.unbooked, recorder.lost) == (2, 1)
     assert "1 usage events are in memory only" in caplog.text
