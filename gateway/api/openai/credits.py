@@ -16,6 +16,8 @@ from gateway.lanes.standing import Standing, lane_of, standing_of
 from gateway.services import Services
 from gateway.wire.asgi import secret_of
 
+PACE_AFTER_US = 86_400_000_000  # a period of less than a day has no pace
+
 router = APIRouter(tags=["credits"])
 
 
@@ -66,9 +68,9 @@ def _written(account: Account, booked: Balance, terms: Terms, now_us: int) -> di
 
 
 def _exhausted_at(account: Account, booked: Balance, now_us: int) -> str | None:
-    """When the credits end at this period's pace; None: not before the reset, or nothing to go by."""
+    """When the credits end at this period's pace; None: not before the reset, or nothing to go by yet."""
     start_us, used_ncr = booked.period_start_us, account.used_ncr
-    if start_us is None or used_ncr <= 0 or now_us <= start_us or account.remaining_ncr <= 0:
+    if start_us is None or used_ncr <= 0 or now_us < start_us + PACE_AFTER_US or account.remaining_ncr <= 0:
         return None
     at_us = now_us + account.remaining_ncr * (now_us - start_us) // used_ncr
     return None if account.reset_us is not None and at_us >= account.reset_us else format_instant(at_us)
