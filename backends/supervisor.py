@@ -89,7 +89,7 @@ class Supervisor:
         try:
             await self._spawn()
             await self._await_ready()
-        except BaseException:
+        except BaseException:  # cancelled or failed, a child that was begun is ended; then whatever it was goes on
             await self._end()
             raise
         self._keeper = asyncio.create_task(self._keep(), name=f"supervisor {self.child.name}")

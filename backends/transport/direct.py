@@ -49,7 +49,7 @@ class DirectTransport:
                 if retried or not connection.used:
                     raise
                 connection, retried = None, True  # the server had closed it while it was idle: a fresh one, unnoticed by the caller
-            except BaseException:
+            except BaseException:  # cancelled in the middle of an exchange: the connection is good for nothing else
                 answer.abort()
                 raise
 
@@ -75,7 +75,7 @@ class DirectTransport:
         except (OSError, UnicodeError) as error:  # refused, no such host, no route, a certificate that does not hold
             self.pool.lost(connection)
             raise Unreachable(f"{origin.scheme}://{origin.host}:{origin.port}: {error}") from error
-        except BaseException:
+        except BaseException:  # cancelled while connecting: the place in the pool goes back
             self.pool.lost(connection)
             raise
 

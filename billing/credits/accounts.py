@@ -21,7 +21,6 @@ from billing.errors import NotFound
 from billing.grants import store as grants
 from billing.grants.allowance import current_period, ensure_allowance
 from billing.grants.periods import day_span
-from billing.plans.terms import Terms
 from billing.tenants import store as tenants
 
 T = TypeVar("T")
@@ -91,7 +90,7 @@ class Accounts:
         self._accounts.move_to_end(tenant_id)
         return account
 
-    async def load(self, tenant_id: str, _terms: Terms | None = None) -> Account:
+    async def load(self, tenant_id: str) -> Account:
         """Read a tenant's account from the books, its allowance written if the period is new. Raises `NotFound`, `BooksUnavailable`.
 
         Requests of one tenant that come together share one reading. Holds and unbooked settlements of an account that is there stay. What is

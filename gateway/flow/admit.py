@@ -12,7 +12,6 @@ from gateway.flow.states import Admitted, Received
 if TYPE_CHECKING:
     from billing.credits.account import Account
     from billing.operations.directory import Principal
-    from billing.plans.terms import Terms
     from gateway.services import Services
 
 
@@ -50,22 +49,17 @@ async def admit(services: "Services", received: Received) -> Admitted:
             f"The model `{model}` has no rate and cannot be used. An admin sets one with: weir rate set {model} --input CREDITS --output CREDITS, or --free.",
             param="model",
         )
-    account = services.accounts.get(tenant_id) or await account_of(services, tenant_id, terms)
-    limits = services.limiter.admit(principal, received.at_us) if _limited(principal) else ()
+    account = await account_of(services, tenant_id)
+    limits = services.limiter.admit(principal, received.at_us)
     return Admitted(received=received, principal=principal, tenant_id=tenant_id, terms=terms, account=account, priced=priced, limits=limits)
 
 
-async def account_of(services: "Services", tenant_id: str, terms: "Terms") -> "Account":
+async def account_of(services: "Services", tenant_id: str) -> "Account":
     """Return a tenant's account, read from the books where it is not in memory or its grants have changed. Raises `Unavailable`."""
     account = services.accounts.get(tenant_id)
     if account is not None:
         return account
     try:
-        return await services.accounts.load(tenant_id, terms)
+        return await services.accounts.load(tenant_id)
     except BillingError as error:
         raise Unavailable("The credit account cannot be read now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
-
-
-def _limited(principal: "Principal") -> bool:
-    terms = principal.terms
-    return bool(principal.requests_per_minute or principal.tokens_per_minute or (terms and (terms.requests_per_minute or terms.tokens_per_minute)))

@@ -22,15 +22,19 @@ log = logging.getLogger("weir.estimate")
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """What the upstream said. `usage` has only what can be believed; `output_min` is what one of several choices alone produced."""
+    """What the upstream said. `usage` has only what can be believed; `output_min` is what one of several choices alone produced.
+
+    `counts_output` False: what came out is left unknown (None), because there is no output (embeddings) or nobody saw any.
+    """
 
     usage: Usage | None = None
     output_min: int = 0
+    counts_output: bool = True
 
     @property
     def complete(self) -> bool:
         """Whether nothing has to be counted."""
-        return self.usage is not None and self.usage.input is not None and self.usage.output is not None
+        return self.usage is not None and self.usage.input is not None and (self.usage.output is not None or not self.counts_output)
 
 
 def said(reserved: Reserved, attempt: "Attempt", raw: msgspec.Raw | None, *, final: bool) -> Said:
@@ -40,15 +44,14 @@ def said(reserved: Reserved, attempt: "Attempt", raw: msgspec.Raw | None, *, fin
     """
     received = reserved.admitted.received
     provider = attempt.pool.provider
+    counts_output = received.call.endpoint != "embeddings"
     try:
         usage = None if raw is None else provider.usage(raw)
     except BadAnswer as error:
         log.error("request %s: %s; its usage is estimated", received.call.request_id, error)
-        return Said()
-    if usage is None:
-        return Said()
-    if received.call.endpoint == "embeddings":  # every server seen sums these
-        return Said(usage=msgspec.structs.replace(usage, output=usage.output or 0))
+        return Said(counts_output=counts_output)
+    if usage is None or not counts_output:  # every server seen sums the inputs of a batch
+        return Said(usage=usage, counts_output=counts_output)
     output_min = 0
     if not final or not provider.counts_every_choice:
         if received.wish.choices > 1:
@@ -67,7 +70,7 @@ async def estimate(reserved: Reserved, attempt: "Attempt", output: str, heard: S
         text = tokens.prompt_text(received.call.members)
         prompt = await _count(attempt, text, ask) + tokens.prompt_beside_text(received.call.members)
         usage = msgspec.structs.replace(usage, input=min(prompt, reserved.prompt_tokens_max))
-    if usage.output is None:
+    if usage.output is None and heard.counts_output:
         produced = max(await _count(attempt, output, ask) if output else 0, heard.output_min)
         if received.wish.output_max is not None:
             produced = min(produced, reserved.output_tokens_max)

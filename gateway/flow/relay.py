@@ -90,7 +90,7 @@ def settle_unseen(settler: Settler) -> None:
 
     async def prompt_only() -> None:
         assert settler.attempt is not None
-        usage = await estimate(settler.reserved, settler.attempt, "", Said())
+        usage = await estimate(settler.reserved, settler.attempt, "", Said(counts_output=False))
         if not settler.ended:
             settler.settle(Relayed(usage=usage, source="partial", outcome="cut", status=499))
 

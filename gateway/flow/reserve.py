@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def reserve(services: "Services", admitted: Admitted) -> Reserved:
     """Hold credits and choose the lane. Raises `CreditsExhausted`. What it holds must come back through `settle`."""
-    wish, _terms, account = admitted.received.wish, admitted.terms, admitted.account
+    wish, account = admitted.received.wish, admitted.account
     model = services.settings.models[admitted.received.call.model]
     prompt_max = prompt_bound(admitted.received.call.members)
     context_tokens = services.planner.context_tokens(admitted.received.call.model)

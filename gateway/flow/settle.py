@@ -7,7 +7,7 @@ functions without an await, so that neither cancellation nor a dying event loop 
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from backends.provider import Usage
@@ -50,13 +50,14 @@ def meter_of(usage: Usage | None) -> Meter:
     )
 
 
-def charge(meter: Meter, card: Rate) -> int:
-    """Rate a meter. A bucket without a price cannot be refused any more: it is charged nothing, loudly, and kept in the event."""
+def charge(meter: Meter, card: Rate, failed: Callable[[], None]) -> int:
+    """Rate a meter. A bucket without a price cannot be refused any more: it is charged nothing, loudly and counted by `failed`, and kept in the event."""
     while True:
         try:
             return rate(meter, card)
         except RateMissing as error:
             log.error("usage of `%s` by model %s has no price and was not charged: %s", error.bucket, card.model, error)
+            failed()
             meter = Meter(**{bucket: getattr(meter, bucket) for bucket in BUCKETS if bucket != error.bucket})
 
 
@@ -140,7 +141,7 @@ class Settler:
             log.error("request %s: %s; charged nothing, kept as failed usage", admitted.received.call.request_id, error)
             meter = Meter()
             services.metrics.settle_failed()
-        charge_ncr = charge(meter, admitted.priced.rate)
+        charge_ncr = charge(meter, admitted.priced.rate, services.metrics.settle_failed)
         lane = self.reserved.lane
         cover_ncr = admitted.account.settle(self.reserved.hold_ncr, charge_ncr, full_cover=self.reserved.covered)
         now_us = services.clock.now_us()

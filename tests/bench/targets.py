@@ -125,7 +125,7 @@ class Weir(Target):
         process.wait_ready(port, "/ready")
         try:
             key = self._issue_key()
-        except BaseException:
+        except BaseException:  # also an interrupt: nothing that was started is left behind
             process.stop()
             raise
         super().__init__("weir" if database_url is None else "weir-postgres", port, process, (f"Authorization: Bearer {key}",))

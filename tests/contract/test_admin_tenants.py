@@ -47,7 +47,7 @@ def test_409_for_an_id_that_is_taken(api: AdminApi) -> None:
         ({"id": "Ac me", "plan_id": "pro"}, "id"),
         ({"id": "acme"}, "plan_id"),
         ({"id": "acme", "plan_id": "pro", "nmae": "x"}, "nmae"),
-        ({"id": "acme", "plan_id": "pro", "currency": "XXX"}, "currency"),
+        ({"id": "acme", "plan_id": "pro", "currency": "ZZZ"}, "currency"),
         ({"id": "acme", "plan_id": "pro", "timezone": "Mars/Olympus"}, "timezone"),
         ({"id": 7, "plan_id": "pro"}, "id"),
     ],
@@ -64,8 +64,8 @@ def test_422_names_the_field(api: AdminApi, body: dict[str, Any], field: str) ->
         ({"id": "acme"}, "plan_id: is missing"),
         ({"id": "acme", "plan_id": "pro", "nmae": "x"}, "nmae: is not known here"),
         (
-            {"id": "acme", "plan_id": "pro", "currency": "XXX"},
-            "currency: `XXX` is not supported; one of AUD, CAD, CHF, CNY, EUR, GBP, HKD, INR, JPY, KRW, SGD, USD",
+            {"id": "acme", "plan_id": "pro", "currency": "ZZZ"},
+            "currency: `ZZZ` is not supported; one of AUD, CAD, CHF, CNY, EUR, GBP, HKD, INR, JPY, KRW, SGD, USD",
         ),
     ],
 )

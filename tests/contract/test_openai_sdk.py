@@ -155,7 +155,7 @@ async def test_embeddings(house: House, client: AsyncOpenAI) -> None:
     answer = await client.embeddings.create(model=house.model, input=["Hello there", "General"], encoding_format="float")
     assert len(answer.data) == 2 and len(answer.data[0].embedding) > 8
     booked = await check_cost(house, answer.usage)
-    assert booked.endpoint == "embeddings" and booked.input and not booked.output
+    assert booked.endpoint == "embeddings" and booked.input and booked.output in ((None, 0) if house.model == "local" else (None,))
 
 
 async def test_models(house: House, client: AsyncOpenAI) -> None:

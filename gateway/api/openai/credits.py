@@ -28,7 +28,7 @@ async def show(request: Request) -> dict[str, Any]:
     principal = await authenticate(services, secret_of(request.headers.raw))
     assert principal.terms is not None  # authenticate saw to it
     now_us = services.clock.now_us()
-    account = await account_of(services, principal.tenant_id, principal.terms)
+    account = await account_of(services, principal.tenant_id)
     try:
         booked = await services.reads.lookups.run(lambda session: read_balance(session, principal.tenant_id, now_us))
     except BooksUnavailable as error:
