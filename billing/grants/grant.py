@@ -1,13 +1,17 @@
-"""A grant as a value: credits with a life of their own."""
+"""A grant as a value: credits with a life of their own, and who may use them."""
 
 import msgspec
 
 KINDS = ("plan", "topup", "promotion", "adjustment")
 PRIORITY_DEFAULT = {"plan": 10, "promotion": 20, "adjustment": 30, "topup": 40}  # lower burns first: what expires soonest by its nature
+GENERAL = ""  # the purse of what any request of the tenant may use
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """Credits usable by requests that start in [effective_us, expires_us), unless voided. Amounts in ncr."""
+    """Credits usable by requests that start in [effective_us, expires_us), unless voided. Amounts in ncr.
+
+    `key_id` or `project` (a seat) and `models` narrow down which requests of the tenant may use it; None: any.
+    """
 
     id: str
     tenant_id: str
@@ -20,3 +24,29 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     voided_us: int | None
     created_us: int
     note: str
+    key_id: str | None = None
+    project: str | None = None
+    models: tuple[str, ...] | None = None
+
+
+def purse_of(grant: Grant) -> str:
+    """Name the purse a grant belongs to: grants of one purse are usable by exactly the same requests. The tenant's own is `GENERAL`."""
+    parts = []
+    if grant.key_id is not None:
+        parts.append(f"key:{grant.key_id}")
+    if grant.project is not None:
+        parts.append(f"project:{grant.project}")
+    if grant.models is not None:
+        parts.append(f"models:{','.join(sorted(grant.models))}")
+    return ";".join(parts)
+
+
+def serves(grant: Grant, key_id: str, project: str | None, model: str) -> bool:
+    """Tell whether a grant's scope admits a request of this key, project and model."""
+    return grant.key_id in (None, key_id) and grant.project in (None, project) and (grant.models is None or model in grant.models)
+
+
+def burn_key(grant: Grant) -> tuple[int, int, bool, int, bool, int, str]:
+    """Order of burning: a seat's before the tenant's, priority up, expiry up (none last), promotion before paid, effective up, id up."""
+    seat = 0 if grant.key_id is not None else 1 if grant.project is not None else 2
+    return (seat, grant.priority, grant.expires_us is None, grant.expires_us or 0, grant.kind != "promotion", grant.effective_us, grant.id)

@@ -4,6 +4,7 @@ Lock order: whoever takes from a grant locks the tenant's `credit_account` first
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import ColumnElement, CursorResult, Table, bindparam, insert, or_, update
 from sqlalchemy import select as columns
@@ -11,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
 from billing.errors import Conflict
-from billing.grants.grant import Grant
+from billing.grants.grant import Grant, burn_key
 from billing.grants.table import CreditGrantRow, GrantBalanceRow
 
 _GRANT: Table = CreditGrantRow.metadata.tables["credit_grant"]
@@ -37,6 +38,7 @@ _TAKE = (
 def insert_grant(session: Session, grant: Grant) -> bool:
     """Insert a grant with its balance; False when a grant of that id exists already, which is then left as it is."""
     values = {field: getattr(grant, field) for field in Grant.__struct_fields__ if field != "remaining_ncr"}
+    values["models"] = None if grant.models is None else sorted(grant.models)
     new = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     statement = new(CreditGrantRow).values(values).on_conflict_do_nothing(index_elements=["id"]).returning(col(CreditGrantRow.id))
     if session.execute(statement).first() is None:
@@ -59,7 +61,7 @@ def current_grants(session: Session, tenant_id: str, now_us: int) -> list[Grant]
 def eligible_grants(session: Session, tenant_id: str, first_us: int, last_us: int) -> list[Grant]:
     """Return the tenant's unvoided grants in effect at any instant of [first_us, last_us], in burn order."""
     found = session.connection().execute(_ELIGIBLE, {"tenant": tenant_id, "first": first_us, "last": last_us})
-    return sorted((Grant(**row._mapping) for row in found), key=burn_key)
+    return sorted((_grant(row._mapping) for row in found), key=burn_key)
 
 
 def all_grants(session: Session, tenant_id: str | None = None) -> list[Grant]:
@@ -91,15 +93,15 @@ def void(session: Session, grant_id: str, now_us: int) -> bool:
     return isinstance(result, CursorResult) and result.rowcount == 1
 
 
-def burn_key(grant: Grant) -> tuple[int, bool, int, bool, int, str]:
-    """Order of burning: priority up, expiry up (none last), promotion before paid, effective up, id up."""
-    return (grant.priority, grant.expires_us is None, grant.expires_us or 0, grant.kind != "promotion", grant.effective_us, grant.id)
-
-
 def _grants(session: Session, *where: ColumnElement[bool]) -> list[Grant]:
     query = select(CreditGrantRow, GrantBalanceRow.remaining_ncr).join(GrantBalanceRow).where(*where).execution_options(populate_existing=True)
     found = [
-        Grant(remaining_ncr=remaining, **{field: getattr(row, field) for field in Grant.__struct_fields__ if field != "remaining_ncr"})
+        _grant({field: getattr(row, field) for field in Grant.__struct_fields__ if field != "remaining_ncr"} | {"remaining_ncr": remaining})
         for row, remaining in session.exec(query)
     ]
     return sorted(found, key=burn_key)
+
+
+def _grant(values: Mapping[str, Any]) -> Grant:
+    models = values["models"]
+    return Grant(**{**values, "models": None if models is None else tuple(models)})

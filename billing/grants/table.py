@@ -5,12 +5,12 @@ A grant is never updated except to void it; what is left stands apart, because i
 
 from typing import ClassVar
 
-from sqlalchemy import BigInteger, Index
+from sqlalchemy import JSON, BigInteger, Index
 from sqlmodel import Field, SQLModel
 
 
 class CreditGrantRow(SQLModel, table=True):
-    """Credits given to a tenant, usable by requests that start in [effective_us, expires_us)."""
+    """Credits given to a tenant, usable by requests that start in [effective_us, expires_us) and that its scope admits."""
 
     __tablename__: ClassVar[str] = "credit_grant"
     __table_args__ = (Index("ix_credit_grant_tenant_id_expires_us", "tenant_id", "expires_us"),)
@@ -24,6 +24,9 @@ class CreditGrantRow(SQLModel, table=True):
     voided_us: int | None = Field(default=None, sa_type=BigInteger)
     created_us: int = Field(sa_type=BigInteger)
     note: str
+    key_id: str | None = None
+    project: str | None = None
+    models: list[str] | None = Field(default=None, sa_type=JSON(none_as_null=True))
 
 
 class GrantBalanceRow(SQLModel, table=True):

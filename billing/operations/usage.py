@@ -15,7 +15,7 @@ from billing.exports import invoice, usage
 from billing.grants import periods
 from billing.grants import store as grants
 from billing.grants.allowance import current_period, due_allowance
-from billing.grants.grant import Grant
+from billing.grants.grant import Grant, burn_key
 from billing.money import price_of
 from billing.operations.tenants import require_tenant
 from billing.plans import store as plans
@@ -128,7 +128,7 @@ def _grants_in_effect(session: Session, tenant_id: str, now_us: int) -> list[Gra
     current = grants.current_grants(session, tenant_id, now_us)
     due = due_allowance(session, tenant_id, now_us)
     if due is not None and usable(due, now_us) and grants.get_grant(session, due.id) is None:
-        current = sorted([*current, due], key=grants.burn_key)
+        current = sorted([*current, due], key=burn_key)
     return current
 
 

@@ -85,6 +85,11 @@ def revoke_key(session: Session, key_id: str, now_us: int) -> None:
     session.execute(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id, col(ApiKeyRow.revoked_us).is_(None)).values(revoked_us=now_us))
 
 
+def ceilings(session: Session, tenant_id: str) -> dict[str, int]:
+    """Return the most credits a period that keys ("key:<id>") and projects ("project:<name>") of a tenant may take, in ncr; those without are left out."""
+    return {}
+
+
 def _tenant(row: TenantRow) -> Tenant:
     return Tenant(**{field: getattr(row, field) for field in Tenant.__struct_fields__})
 
