@@ -3,25 +3,29 @@
 `read()` and `write()` are the only places where a transaction begins and ends; stores take the session and never commit. On SQLite a
 write begins IMMEDIATE, so that two writers queue instead of failing half-way, and WAL lets readers go on meanwhile. On PostgreSQL
 it is an ordinary READ COMMITTED transaction. A database that cannot be reached, stays locked or does not answer in time is
-`BooksUnavailable`. On PostgreSQL every wait has a bound: for the connection, a lock, a statement, the network, a free place in the pool.
+`BooksUnavailable`; two transactions that stood in each other's way are `BooksContended`, which `retrying` tries again. On PostgreSQL
+every wait has a bound (the connection, a lock, a statement, the network, a free place in the pool), and so has the pool itself.
 """
 
+import random
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
-from billing.errors import BooksUnavailable, Invalid
+from billing.errors import BooksContended, BooksUnavailable, Invalid
+
+T = TypeVar("T")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 10_000
@@ -30,18 +34,28 @@ LOCK_TIMEOUT_MS = 10_000
 STATEMENT_TIMEOUT_MS = 30_000
 LONG_TIMEOUT_MS = 600_000  # exports, sums over every event, migrations
 NETWORK_TIMEOUT_MS = 15_000  # what was sent and is not acknowledged
-POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S = 5, 10, 5.0
+POOL_MAX, POOL_KEPT, POOL_TIMEOUT_S = 15, 5, 5.0  # connections of one process: at most, and those kept open when idle
+RETRIES_MAX = 5
+RETRY_S = (0.01, 0.5)  # the first pause at most, and the longest
+CONTENDED = ("40001", "40P01")  # serialization failure, deadlock: nothing was written, the same may succeed now
+READ_ONLY = "25006"  # what was the primary is a standby now
 MIGRATION_LOCK = 0x5745495200000001  # PostgreSQL advisory lock: two processes that start together migrate once
 _WRITE = "weir_write"
 
 
 class Database:
-    """The database behind one URL. `sqlite:///weir.db` or `postgresql://user@host/name`; other schemes are `Invalid`."""
+    """The database behind one URL. `sqlite:///weir.db` or `postgresql://user@host/name`; other schemes are `Invalid`.
 
-    def __init__(self, url: str) -> None:
+    `pool_max`: connections that this process opens to PostgreSQL at most. `sleep` (seconds) and `jitter` (in [0, 1)) space the retries.
+    """
+
+    def __init__(self, url: str, *, pool_max: int = POOL_MAX, sleep: Callable[[float], None] = time.sleep, jitter: Callable[[], float] = random.random) -> None:
         parsed = _normal(url)
         self.dialect: str = parsed.get_backend_name()
-        self.engine: Engine = _sqlite_engine(parsed) if self.dialect == "sqlite" else _postgresql_engine(parsed)
+        self.pool_max = pool_max
+        self.engine: Engine = _sqlite_engine(parsed) if self.dialect == "sqlite" else _postgresql_engine(parsed, pool_max)
+        self._sleep = sleep
+        self._jitter = jitter
         self._writing = self.engine.execution_options(**{_WRITE: True})
 
     @contextmanager
@@ -60,6 +74,40 @@ class Database:
         """Yield a session whose changes are committed at exit, or rolled back when the block raises. Raises `BooksUnavailable`."""
         with _unavailable(), Session(self._writing, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def retrying(self, work: Callable[[Session], T]) -> T:
+        """Run work in a write transaction and return its result; again in a new one when it deadlocked or could not be serialised.
+
+        `work` may run several times: it must read what it needs anew and change nothing but the database. Raises `BooksContended` after
+        `RETRIES_MAX` repetitions, `BooksUnavailable` at once.
+        """
+        pause_s, longest_s = RETRY_S
+        for _ in range(RETRIES_MAX):
+            try:
+                with self.write() as session:
+                    return work(session)
+            except BooksContended:
+                self._sleep(pause_s * self._jitter())  # full jitter: those who met do not meet again
+                pause_s = min(longest_s, pause_s * 3)
+        with self.write() as session:
+            return work(session)
+
+    def check_room(self, processes: int) -> None:
+        """Raise `Invalid` unless so many processes find room for their pools among the connections that PostgreSQL gives ordinary users."""
+        if self.dialect == "sqlite":
+            return
+        with self.read() as session:
+            # reserved_connections is younger than PostgreSQL 15, hence "missing is fine"
+            names = ("max_connections", "superuser_reserved_connections", "reserved_connections")
+            most, *reserved = (int(session.execute(text("SELECT current_setting(:name, true)"), {"name": name}).scalar_one() or 0) for name in names)
+        room = most - sum(reserved)
+        if processes * self.pool_max > room:
+            raise Invalid(
+                "database.pool_max",
+                f"database.pool_max: {processes} processes with up to {self.pool_max} connections each need {processes * self.pool_max}, and the server has "
+                f"{room} for ordinary users (max_connections {most}, {sum(reserved)} reserved); set database.pool_max to at most "
+                f"{max(1, room // processes)}, run fewer processes, or raise max_connections",
+            )
 
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to a revision, `head` by default. Idempotent; processes that start together take turns."""
@@ -92,6 +140,8 @@ def _unavailable() -> Generator[None]:
     except PoolTimeout as error:
         raise BooksUnavailable("the database cannot be used now: every connection is in use") from error
     except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in CONTENDED:
+            raise BooksContended(f"another transaction stood in the way and nothing was written; try again: {error.orig}") from error
         if not isinstance(error, OperationalError | InterfaceError) and not error.connection_invalidated:
             raise
         raise BooksUnavailable(f"the database cannot be used now: {error.orig}") from error
@@ -111,7 +161,7 @@ def _normal(url: str) -> URL:
     return parsed
 
 
-def _postgresql_engine(url: URL) -> Engine:
+def _postgresql_engine(url: URL, pool_max: int) -> Engine:
     bounds: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "keepalives": 1,
@@ -123,7 +173,16 @@ def _postgresql_engine(url: URL) -> Engine:
     asked = {name: bound for name, bound in bounds.items() if name not in url.query}  # what the URL says stays
     own = url.query.get("options", "")
     asked["options"] = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} {own if isinstance(own, str) else ' '.join(own)}"
-    return create_engine(url, pool_pre_ping=True, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW, pool_timeout=POOL_TIMEOUT_S, connect_args=asked)
+    kept = min(POOL_KEPT, pool_max)
+    engine = create_engine(url, pool_pre_ping=True, pool_size=kept, max_overflow=pool_max - kept, pool_timeout=POOL_TIMEOUT_S, connect_args=asked)
+
+    def leave_standby(context: ExceptionContext) -> None:
+        # After a failover the old primary answers pings, and refuses every write: the pool must look for the new one.
+        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+            context.is_disconnect = True
+
+    event.listen(engine, "handle_error", leave_standby)
+    return engine
 
 
 def _sqlite_engine(url: URL) -> Engine:

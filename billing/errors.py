@@ -6,6 +6,7 @@
      +-- Conflict           the thing exists already, or is in a state that forbids this
      +-- RateMissing        a model, or a bucket of its usage, has no price
      +-- BooksUnavailable   the database or the journal cannot take an entry now
+          +-- BooksContended   another transaction stood in the way; nothing was written, the same may succeed now
 
 Texts are written for the person who reads them: what, where, and what to do. They hold no secret.
 """
@@ -48,3 +49,7 @@ class RateMissing(BillingError):
 
 class BooksUnavailable(BillingError):
     """The journal or the database cannot take an entry now (disk full, backlog over its bound)."""
+
+
+class BooksContended(BooksUnavailable):
+    """Two transactions stood in each other's way (a deadlock, a serialization failure) and this one was undone; it may be tried again at once."""

@@ -132,7 +132,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
 
 
 def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services:
-    database, books = Database(settings.database_url), settings.books
+    database, books = Database(settings.database_url, pool_max=settings.database.pool_max), settings.books
     journal = Journal(settings.data_dir / "journal", clock.now_us, bytes_max=books.journal_bytes_max)
     recorder = Recorder(database, journal, clock.now_us, flush_ms=books.flush_ms, batch=books.flush_events_max, backlog_max=books.backlog_max)
     reads = Reads(BookReads(database, threads=4), BookReads(database, threads=1), BookReads(database, threads=1, limit_s=AUDIT_S_MAX))

@@ -142,8 +142,9 @@ async def prepare(settings: Settings, clock: Clock) -> None:
 
 
 def _open_books(settings: Settings, now_us: int) -> None:
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, pool_max=settings.database.pool_max)
     try:
+        database.check_room(processes=1)
         database.migrate()
         plant(database, settings.seed, now_us)
     finally:

@@ -40,6 +40,7 @@ class DatabaseSettings(Section):
     """Where the books are kept."""
 
     url: SecretStr | None = Field(None, description="sqlite:///FILE or postgresql://USER@HOST/NAME; default: weir.db in the data directory")
+    pool_max: int = Field(15, ge=3, le=1000, description="connections that one process opens to PostgreSQL at most")
 
 
 class LaneSettings(Section):

@@ -1,6 +1,7 @@
 """A database that is away, hangs or keeps others waiting is `BooksUnavailable` within a bounded time, never an unending wait or a stranger's error."""
 
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlmodel import Session
 
 from billing import db as db_module
 from billing.db import Database
-from billing.errors import BooksUnavailable
+from billing.errors import BooksContended, BooksUnavailable, Invalid
 
 
 @pytest.fixture
@@ -70,10 +72,8 @@ def test_a_long_read_may_take_its_time_and_the_next_one_may_not(short: None, pos
 
 
 @pytest.mark.postgres
-def test_more_users_than_connections_are_refused_soon(short: None, monkeypatch: pytest.MonkeyPatch, postgres_url: str) -> None:
-    monkeypatch.setattr(db_module, "POOL_SIZE", 1)
-    monkeypatch.setattr(db_module, "POOL_OVERFLOW", 0)
-    database = Database(postgres_url)
+def test_more_users_than_connections_are_refused_soon(short: None, postgres_url: str) -> None:
+    database = Database(postgres_url, pool_max=1)
     with database.read() as session:
         session.connection()
         with pytest.raises(BooksUnavailable), database.read() as second:
@@ -116,3 +116,136 @@ def test_a_migration_that_waits_for_another_is_not_cut_short(short: None, postgr
         migrating.result(30)
     first.close()
     second.close()
+
+
+def counters(database: Database) -> None:
+    with database.write() as session:
+        session.connection().execute(text("CREATE TABLE counter (name text PRIMARY KEY, n int)"))
+        session.connection().execute(text("INSERT INTO counter VALUES ('a', 0), ('b', 0)"))
+
+
+def add(session: Session, name: str) -> None:
+    session.connection().execute(text("UPDATE counter SET n = n + 1 WHERE name = :name"), {"name": name})
+
+
+def counted(database: Database) -> list[int]:
+    with database.read() as session:
+        return list(session.connection().execute(text("SELECT n FROM counter ORDER BY name")).scalars())
+
+
+@pytest.mark.postgres
+def test_two_transactions_that_deadlock_are_both_done_in_the_end(postgres_url: str) -> None:
+    slept: list[float] = []
+    database = Database(postgres_url, sleep=slept.append, jitter=lambda: 0.5)
+    counters(database)
+    meeting = threading.Barrier(2)
+    tries: list[str] = []
+
+    def work(session: Session, first: str, second: str) -> str:
+        add(session, first)
+        tries.append(first)
+        if len(tries) <= 2:  # each holds what the other one wants
+            meeting.wait(10)
+        add(session, second)
+        return first
+
+    with ThreadPoolExecutor(2) as processes:
+        one = processes.submit(database.retrying, lambda session: work(session, "a", "b"))
+        two = processes.submit(database.retrying, lambda session: work(session, "b", "a"))
+        assert (one.result(30), two.result(30)) == ("a", "b")
+    assert counted(database) == [2, 2]
+    assert len(tries) == 3
+    assert slept == [db_module.RETRY_S[0] * 0.5]
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_write_that_deadlocks_says_so_and_wrote_nothing(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    counters(database)
+    meeting = threading.Barrier(2)
+
+    def write(first: str, second: str) -> None:
+        with database.write() as session:
+            add(session, first)
+            meeting.wait(10)
+            add(session, second)
+
+    with ThreadPoolExecutor(2) as processes:
+        writes = [processes.submit(write, "a", "b"), processes.submit(write, "b", "a")]
+        ends = [write.exception(30) for write in writes]
+    refused = [error for error in ends if error is not None]
+    assert [type(error) for error in refused] == [BooksContended]
+    assert "try again" in str(refused[0])
+    assert counted(database) == [1, 1]
+    database.close()
+
+
+@pytest.mark.postgres
+def test_retries_end_and_grow_and_other_errors_are_not_retried(postgres_url: str) -> None:
+    slept: list[float] = []
+    database = Database(postgres_url, sleep=slept.append, jitter=lambda: 1.0)
+
+    def contend(session: Session) -> None:
+        session.connection().execute(text("DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '40001'; END $$"))
+
+    with pytest.raises(BooksContended):
+        database.retrying(contend)
+    assert len(slept) == db_module.RETRIES_MAX
+    assert slept == sorted(slept)
+    assert slept[-1] == db_module.RETRY_S[1]
+    slept.clear()
+    with pytest.raises(ProgrammingError):
+        database.retrying(lambda session: session.connection().execute(text("SELECT * FROM nothing_of_this_name")))
+    with pytest.raises(BooksUnavailable, match="out of disk"):
+        database.retrying(lambda session: session.connection().execute(text("DO $$ BEGIN RAISE EXCEPTION 'out of disk' USING ERRCODE = '53100'; END $$")))
+    assert slept == []
+    database.close()
+
+
+@pytest.mark.postgres
+def test_connections_that_died_in_the_pool_are_replaced_before_anybody_gets_one(postgres_url: str) -> None:
+    database, killer = Database(postgres_url), Database(postgres_url)
+    with database.read() as one, database.read() as two:
+        pids = [session.connection().execute(text("SELECT pg_backend_pid()")).scalar_one() for session in (one, two)]
+    with killer.write() as session:  # what a restart of the server does to those who were connected
+        for pid in pids:
+            session.connection().execute(text(f"SELECT pg_terminate_backend({pid}, 5000)"))
+    with database.write() as one, database.read() as two:
+        assert one.connection().execute(text("SELECT 1")).scalar_one() + two.connection().execute(text("SELECT 1")).scalar_one() == 2
+    database.close()
+    killer.close()
+
+
+@pytest.mark.postgres
+def test_a_primary_that_became_a_standby_is_the_books_away_and_its_connections_are_given_up(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    counters(database)
+    with database.write() as session:
+        before = session.connection().execute(text("SELECT pg_backend_pid()")).scalar_one()
+        session.connection().execute(text("SET default_transaction_read_only = on"))
+    with pytest.raises(BooksUnavailable, match="read-only"), database.write() as session:
+        add(session, "a")
+    with database.write() as session:
+        assert session.connection().execute(text("SELECT pg_backend_pid()")).scalar_one() != before
+        add(session, "a")
+    assert counted(database) == [1, 0]
+    database.close()
+
+
+@pytest.mark.postgres
+def test_processes_that_would_not_find_room_are_told_before_they_start(postgres_url: str) -> None:
+    database = Database(postgres_url, pool_max=10)
+    with database.read() as session:
+        most, kept = (int(session.connection().execute(text(f"SHOW {name}")).scalar_one()) for name in ("max_connections", "superuser_reserved_connections"))
+    database.check_room((most - kept) // 10)
+    with pytest.raises(Invalid, match=f"max_connections {most}, {kept} reserved.*pool_max to at most 1,") as refused:
+        database.check_room(most - kept)
+    assert refused.value.field == "database.pool_max"
+    database.close()
+
+
+def test_a_file_has_room_for_every_process(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'weir.db'}")
+    database.check_room(10_000)
+    database.close()
