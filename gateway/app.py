@@ -20,6 +20,7 @@ from gateway.api import admin, finance
 from gateway.errors import Internal, MethodNotAllowed, NotFound, Refusal
 from gateway.ids import uuid7
 from gateway.services import Services
+from gateway.telemetry.siblings import Siblings
 from gateway.wire.asgi import AsgiClient, Receive, Scope, Send, refuse
 from gateway.wire.headers import request_id
 from gateway.wire.openai import error_body
@@ -64,10 +65,11 @@ class Gateway:
         await self.api(scope, receive, send)
 
 
-def create_app(services: Services) -> Gateway:
-    """Put the application together over open services."""
+def create_app(services: Services, siblings: Siblings | None = None) -> Gateway:
+    """Put the application together over open services. `siblings` are the other workers of this gateway, if there are any."""
     api = FastAPI(title="Weir", version=metadata.version("weir-gateway"), description=DESCRIPTION, docs_url=None, redoc_url=None)  # /docs is api/ops/docs.py
     api.state.services = services
+    api.state.siblings = siblings
     api.add_exception_handler(Exception, _failed)
     api.add_exception_handler(Refusal, _refused)
     api.add_exception_handler(HTTPException, _refused)

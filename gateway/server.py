@@ -85,7 +85,7 @@ class Guarded(HttpToolsProtocol):
         """Have the kernel watch over the writing, and wait for a head."""
         super().connection_made(transport)
         raw = transport.get_extra_info("socket")
-        if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        if raw is not None and raw.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.write_timeout_s * 1000))
         self._wait_for_head()
 

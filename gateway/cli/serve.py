@@ -1,21 +1,16 @@
-"""`weir serve`: everything up, one process, until SIGTERM; without a configuration it brings its own small model, a demo tenant and keys."""
+"""`weir serve`: everything up, in one process or several, until SIGTERM; without a configuration it brings its own small model, a demo tenant and keys."""
 
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import socket
-import sys
-import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import typer
-import uvicorn
 import uvloop
 from sqlalchemy.engine import make_url
 
@@ -23,15 +18,17 @@ from backends.supervisor import Child, Supervisor
 from backends.transport.direct import DirectTransport
 from billing.db import Database
 from billing.errors import BooksUnavailable
-from gateway.app import create_app
+from billing.tenants.keys import KeyHasher
 from gateway.cli.books import ConfigOption
 from gateway.cli.children import DEMO, LOCAL_MODEL, embedded_child, vllm_server, with_child, with_demo
 from gateway.cli.failure import Failure
 from gateway.cli.first_start import banner, first_keys, offer, plant, program, unrated
+from gateway.cli.process import leave_stuck_threads, serve_process
+from gateway.cli.workers import run_workers
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings, config_path, load_settings, pepper, unknown_names
-from gateway.server import BACKLOG, build_server, settle_heap
-from gateway.services import Services, open_services
+from gateway.server import BACKLOG, Server
+from gateway.services import Services
 from gateway.telemetry.logs import configure_logging
 
 DATABASE_S_MAX = 30  # how long a start waits for the database
@@ -51,19 +48,29 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     source: Path | None = None
 
 
+class Desk(NamedTuple):
+    """What first keys are issued with."""
+
+    database: Database
+    hasher: KeyHasher
+    now_us: int
+
+
 def serve(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]", help="passed on to `vllm serve`, after --")] = None,
     *,
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option("--host", help="address to listen at")] = None,
     port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="port to listen at; 0: any free one")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, max=256, help="processes that share the port; one uses one core")] = None,
     vllm: Annotated[Path | None, typer.Option("--vllm", metavar="MODEL_DIR", help="start and supervise `vllm serve MODEL_DIR` as a backend")] = None,
     vllm_bin: Annotated[str, typer.Option("--vllm-bin", help="the program to start for --vllm")] = "vllm",
 ) -> None:
     """Run the gateway. Without a configuration: a small model of its own, a demo tenant, and keys that are printed once."""
     if arguments and vllm is None:
         raise typer.BadParameter("arguments after -- belong to `vllm serve`: name the model with --vllm MODEL_DIR")
-    flags: dict[str, Any] = {"server": {key: value for key, value in (("host", host), ("port", port)) if value is not None}}
+    wanted = {"host": host, "port": port, "workers": workers}
+    flags: dict[str, Any] = {"server": {name: value for name, value in wanted.items() if value is not None}}
     settings = load_settings(config_path(config), flags)
     configure_logging(settings.log.level, settings.log.format)
     for name in unknown_names():
@@ -75,7 +82,7 @@ def serve(
             code = uvloop.run(_run(run, listener, SystemClock()))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    _leave_stuck_threads(code)
+    leave_stuck_threads(code)
     raise typer.Exit(code)
 
 
@@ -111,13 +118,24 @@ def listen(host: str, port: int) -> Any:
 async def _run(run: Run, listener: socket.socket, clock: Clock) -> int:
     """Serve until told to stop; return the exit status."""
     await prepare(run.settings, clock)
-    async with _child(run) as (settings, supervisor), open_services(settings, clock) as services:
-        if supervisor is not None:
-            services.metrics.child_restarts.watch(lambda: {(supervisor.child.name,): supervisor.restarts})
-        settle_heap()
-        server = build_server(create_app(services), settings, lambda: _announce(run, services, listener))
-        await _serve(server, listener)
-    return 1 if services.recorder.lost else 0  # the recorder has logged what
+    async with _child(run) as (settings, supervisor):
+
+        def restarts() -> dict[str, int]:
+            return {} if supervisor is None else {supervisor.child.name: supervisor.restarts}
+
+        if settings.server.workers > 1:
+            return await run_workers(settings, listener, lambda: _announce_all(run, settings, clock, listener), restarts)
+
+        def opened(services: Services, _server: Server) -> None:
+            services.metrics.child_restarts.watch(lambda: {(name,): count for name, count in restarts().items()})
+
+        return await serve_process(
+            settings,
+            clock,
+            [listener],
+            lambda services: _announce(run, settings, Desk(services.database, services.hasher, clock.now_us()), listener),
+            opened=opened,
+        )
 
 
 async def prepare(settings: Settings, clock: Clock) -> None:
@@ -172,30 +190,19 @@ async def _child(run: Run) -> AsyncGenerator[tuple[Settings, Supervisor | None]]
         await transport.aclose()
 
 
-def _announce(run: Run, services: Services, listener: socket.socket) -> None:
-    host, port = services.settings.server.host, listener.getsockname()[1]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
-    secrets = first_keys(services.database, services.hasher, DEMO if run.demo else None, services.clock.now_us())
-    typer.echo(banner(f"http://{shown}:{port}", run.child_model or None, secrets, tenant=DEMO if run.demo else None, program=program()))
-    for model in unrated(services.database, services.settings.models):
-        log.warning("model %s has no rate, so its requests are refused; set one: weir rate set %s --input CREDITS --output CREDITS", model, model)
-
-
-async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT. uvicorn raises the signal again when it is done; by then the books must still be closed, so it meets a handler of ours."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+def _announce_all(run: Run, settings: Settings, clock: Clock, listener: socket.socket) -> None:
+    """Announce in the parent of several workers, which has no services of its own."""
+    database = Database(settings.database_url)
     try:
-        await server.serve([listener])
+        _announce(run, settings, Desk(database, KeyHasher(pepper(settings)), clock.now_us()), listener)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)  # a second signal ends the closing: what is not flushed is in the journal
+        database.close()
 
 
-def _leave_stuck_threads(code: int) -> None:
-    """End the process now if a thread of it waits for a database that hangs: everything is closed, and the interpreter would wait for it."""
-    stuck = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.current_thread()]
-    if stuck:
-        log.warning("%d threads still wait, for a database that does not answer or the like; ending without them", len(stuck))
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(code)
+def _announce(run: Run, settings: Settings, desk: Desk, listener: socket.socket) -> None:
+    host, port = settings.server.host, listener.getsockname()[1]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
+    secrets = first_keys(desk.database, desk.hasher, DEMO if run.demo else None, desk.now_us)
+    typer.echo(banner(f"http://{shown}:{port}", run.child_model or None, secrets, tenant=DEMO if run.demo else None, program=program()))
+    for model in unrated(desk.database, settings.models):
+        log.warning("model %s has no rate, so its requests are refused; set one: weir rate set %s --input CREDITS --output CREDITS", model, model)

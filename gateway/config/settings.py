@@ -3,10 +3,12 @@
 Tenants, plans, rates and keys live in the database; `seed` creates those that are missing when the gateway starts, and changes none.
 """
 
+import importlib.util
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -28,6 +30,7 @@ class ServerSettings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
+    workers: int = Field(1, ge=1, le=256, description="processes that share the port; one uses one core")
     body_bytes_max: int = Field(20 * 2**20, ge=1024, description="a larger request body is refused with 413")
     header_timeout_s: float = Field(10.0, gt=0, description="a client that takes longer to send its request's head is disconnected")
     body_timeout_s: float = Field(30.0, gt=0, description="a client that has not sent its body by then gets 408")
@@ -71,6 +74,32 @@ class LimitsSettings(Section):
 
     tenants_cached_max: int = Field(100_000, ge=1, description="credit accounts kept in memory")
     changes_poll_ms: int = Field(250, ge=10, le=10_000, description="an admin's change made by another process is noticed within this")
+    redis_url: SecretStr | None = Field(None, description="a Redis or Valkey in which all processes share the rate windows; default: each applies its share")
+    redis_wait_ms: int = Field(50, ge=1, le=1000, description="a Redis slower than this is left aside until it is faster; leave room for two round trips")
+    redis_prefix: str = Field("weir", pattern=r"^[A-Za-z0-9_.:-]{1,64}$", description="what the keys in Redis begin with: another one for each installation")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_can_be_used(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            _check_redis(url.get_secret_value())
+        return url
+
+
+def _check_redis(url: str) -> None:
+    """Say what is wrong without the URL itself, which may hold a password. Raises `ValueError`."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("must begin with redis://, with rediss:// for TLS, or with unix://")
+    try:
+        if parts.scheme == "unix" or (parts.hostname and (parts.port or True)):
+            if importlib.util.find_spec("redis") is None:
+                raise ValueError("needs the extra `redis`; install it with: pip install 'weir-gateway[redis]'")
+            return
+    except ValueError as error:
+        if "extra" in str(error):
+            raise
+    raise ValueError("must be like redis://USER:PASSWORD@HOST:6379/0, with a password's special characters percent-encoded")
 
 
 class LogSettings(Section):

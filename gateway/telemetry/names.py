@@ -44,3 +44,6 @@ JOURNAL_FAILURES = Name("weir_journal_failures_total", "Writes that the disk of 
 JOURNAL_BYTES = Name("weir_journal_bytes", "Size of the usage journal on disk")
 LEDGER_IMBALANCE_NCR = Name("weir_ledger_imbalance_ncr", "Sum over all ledger entries; anything but 0 is a bug: alert on it")
 USAGE_ESTIMATED = Name("weir_usage_estimated_total", "Requests whose usage the backend did not report, so that it was counted here", ("model",))
+WORKERS = Name("weir_workers", "Worker processes of this gateway; reported where there are several")
+WORKERS_UNHEARD = Name("weir_workers_unheard", "Workers that did not answer within a second of this scrape, so that their series are not in it")
+WORKER_RESTARTS = Name("weir_worker_restarts_total", "Times that a worker process died and was started again", ("worker",))
