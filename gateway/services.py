@@ -29,6 +29,7 @@ from gateway.config import Settings, pepper
 from gateway.lanes.gate import Gate
 from gateway.lanes.limits import Limiter
 from gateway.lanes.queue import FairQueue
+from gateway.lanes.shared_windows import SharedWindows
 from gateway.lanes.standing import Lane
 from gateway.reads import BookReads
 from gateway.telemetry.road import Road
@@ -115,6 +116,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         recorder.start(lambda callback: _post(loop, callback))
         beside += [vitals.beside("the change feed", changes.follow()), vitals.beside("the ledger's audit", vitals.audit(reads.audits))]
         beside += [vitals.beside(f"the watch over backend {name}", pool.watch()) for name, pool in services.pools.items()]
+        await services.limiter.start(vitals.beside)
         _warm_tokenizers(settings)
         yield services
     finally:
@@ -123,6 +125,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         await _let_end(services)
+        await services.limiter.aclose()
         await _close_books(recorder)
         await direct.aclose()
         await over_httpx.aclose()
@@ -159,7 +162,7 @@ def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services
         hasher=hasher,
         metrics=Road(),
         keyring=keyring,
-        limiter=Limiter(),
+        limiter=Limiter(share=lambda: 1, shared=_shared_windows(settings, clock)),
         accounts=accounts,
         recorder=recorder,
         tariff=tariff,
@@ -220,6 +223,16 @@ def _gate(settings: Settings, pool: Pool, clock: Clock) -> Gate:
     return Gate(queue, clock.now_us, wait_s_max=waits, jitter=random.Random())
 
 
+def _shared_windows(settings: Settings, clock: Clock) -> SharedWindows | None:
+    limits = settings.limits
+    if limits.redis_url is None:
+        return None
+    from gateway.lanes.redis_link import RedisLink  # here: its package comes with an extra
+
+    link = RedisLink(limits.redis_url.get_secret_value())
+    return SharedWindows(link, clock, prefix=limits.redis_prefix, wait_s=limits.redis_wait_ms / 1000, jitter=random.Random())
+
+
 def _watch(services: Services, journal: Journal) -> None:
     metrics, recorder = services.metrics, services.recorder
     metrics.backend_up.watch(lambda: {(name,): int(pool.up) for name, pool in services.pools.items()})
@@ -232,6 +245,9 @@ def _watch(services: Services, journal: Journal) -> None:
     metrics.usage_oldest.watch(services.vitals.oldest_s)
     metrics.ready.watch(lambda: int(not services.vitals.missing()))
     metrics.ledger_imbalance_ncr.watch(lambda: {} if services.vitals.imbalance_ncr is None else services.vitals.imbalance_ncr)
+    if (shared := services.limiter.shared) is not None:
+        metrics.rate_windows_shared.watch(lambda: int(shared.up))
+        metrics.rate_windows_errors.watch(lambda: shared.errors)
     metrics.queue_depth.watch(lambda: {(name, lane.value): gate.queue.waiting(lane) for name, gate in services.gates.items() for lane in Lane})
     metrics.slots.watch(lambda: {(name,): gate.queue.slots for name, gate in services.gates.items()})
     metrics.slots_used.watch(lambda: {(name,): gate.queue.running for name, gate in services.gates.items()})

@@ -3,7 +3,6 @@
 Tenants, plans, rates and keys live in the database; `seed` creates those that are missing when the gateway starts, and changes none.
 """
 
-import importlib.util
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -88,18 +87,17 @@ class LimitsSettings(Section):
 
 def _check_redis(url: str) -> None:
     """Say what is wrong without the URL itself, which may hold a password. Raises `ValueError`."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("must begin with redis://, with rediss:// for TLS, or with unix://")
     try:
-        if parts.scheme == "unix" or (parts.hostname and (parts.port or True)):
-            if importlib.util.find_spec("redis") is None:
-                raise ValueError("needs the extra `redis`; install it with: pip install 'weir-gateway[redis]'")
-            return
-    except ValueError as error:
-        if "extra" in str(error):
-            raise
-    raise ValueError("must be like redis://USER:PASSWORD@HOST:6379/0, with a password's special characters percent-encoded")
+        from redis.asyncio.connection import ConnectionPool  # here: its package comes with an extra
+    except ImportError:
+        raise ValueError("needs the extra `redis`; install it with: pip install 'weir-gateway[redis]'") from None
+    try:
+        ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]  # opens nothing yet
+        complete = urlsplit(url).scheme == "unix" or urlsplit(url).hostname is not None
+    except (ValueError, TypeError):  # a port that is no number is often a password with a character that must be encoded
+        complete = False
+    if not complete:
+        raise ValueError("must be like redis://USER:PASSWORD@HOST:6379/0 (rediss:// for TLS), with a password's special characters percent-encoded")
 
 
 class LogSettings(Section):

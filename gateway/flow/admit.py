@@ -50,7 +50,8 @@ async def admit(services: "Services", received: Received) -> Admitted:
             param="model",
         )
     account = await account_of(services, tenant_id)
-    limits = services.limiter.admit(principal, received.at_us)
+    limiter = services.limiter
+    limits = limiter.admit(principal, received.at_us) if limiter.shared is None else await limiter.admit_shared(principal, received.at_us)
     return Admitted(received=received, principal=principal, tenant_id=tenant_id, terms=terms, account=account, priced=priced, limits=limits)
 
 

@@ -126,6 +126,8 @@ class Metrics:
         self.journal_failures = self._keep(Watched(names.JOURNAL_FAILURES))
         self.journal_bytes = self._keep(Watched(names.JOURNAL_BYTES))
         self.ledger_imbalance_ncr = self._keep(Watched(names.LEDGER_IMBALANCE_NCR))
+        self.rate_windows_shared = self._keep(Watched(names.RATE_WINDOWS_SHARED))
+        self.rate_windows_errors = self._keep(Watched(names.RATE_WINDOWS_ERRORS))
         self.usage_estimated = self._keep(Counts(names.USAGE_ESTIMATED))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
