@@ -13,11 +13,13 @@ import msgspec
 import typer
 import uvloop
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from backends.supervisor import Child, Supervisor
 from backends.transport.direct import DirectTransport
 from billing.db import Database
 from billing.errors import BooksUnavailable
+from billing.jobs import make_partitions
 from billing.tenants.keys import KeyHasher
 from gateway.cli.books import ConfigOption
 from gateway.cli.children import DEMO, LOCAL_MODEL, embedded_child, vllm_server, with_child, with_demo
@@ -164,9 +166,17 @@ def _open_books(settings: Settings, now_us: int) -> None:
     try:
         database.check_room(processes=1)
         database.migrate()
+        _make_partitions(database, now_us)
         plant(database, settings.seed, now_us)
     finally:
         database.close()
+
+
+def _make_partitions(database: Database, now_us: int) -> None:
+    try:
+        database.retrying(lambda session: make_partitions.run_once(session, now_us))
+    except DBAPIError as error:  # a user that may not create tables, say: usage goes into the default partition, and nothing is lost
+        log.warning("the months' partitions of usage events cannot be made: %s", error.orig)
 
 
 def _whose(settings: Settings) -> str:

@@ -121,6 +121,7 @@ class Metrics:
         self.ready = self._keep(Watched(names.READY))
         self.settle_failures = self._keep(Watched(names.SETTLE_FAILURES))
         self.usage_rejected = self._keep(Watched(names.USAGE_REJECTED))
+        self.usage_conflicts = self._keep(Watched(names.USAGE_CONFLICTS))
         self.usage_backlog = self._keep(Watched(names.USAGE_BACKLOG))
         self.usage_oldest = self._keep(Watched(names.USAGE_OLDEST))
         self.journal_failures = self._keep(Watched(names.JOURNAL_FAILURES))

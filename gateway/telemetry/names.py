@@ -38,6 +38,7 @@ CHILD_RESTARTS = Name("weir_child_restarts_total", "Times that a model server st
 READY = Name("weir_ready", "1 while requests should be sent here; 0 when not: /ready says why")
 SETTLE_FAILURES = Name("weir_settle_failures_total", "Flushes of usage into the books that failed; they are retried, nothing is lost")
 USAGE_REJECTED = Name("weir_usage_rejected_total", "Usage events that the database refused for themselves, parked in files beside the journal: alert on it")
+USAGE_CONFLICTS = Name("weir_usage_conflicts_total", "Usage events that came again with other content and changed nothing: `weir usage conflicts` lists them")
 USAGE_BACKLOG = Name("weir_usage_backlog", "Usage events that wait for the database")
 USAGE_OLDEST = Name("weir_usage_oldest_seconds", "How long the oldest of them has waited; 0 when none waits")
 JOURNAL_FAILURES = Name("weir_journal_failures_total", "Writes that the disk of the usage journal refused")

@@ -12,6 +12,7 @@ from sqlmodel import SQLModel
 
 import billing.credits.table
 import billing.grants.table
+import billing.leases.table
 import billing.ledger.table
 import billing.plans.table
 import billing.rates.table
@@ -21,10 +22,16 @@ from billing.db import Database
 from billing.errors import BooksUnavailable, Invalid
 
 
+def not_a_partition(name: str | None, kind: str, _parents: object) -> bool:
+    """Partitions of `usage_event` are rows of it, not tables of ours."""
+    return kind != "table" or not str(name).startswith("usage_event_")
+
+
 def test_migrated_schema_equals_the_rows(empty_db: Database) -> None:
     empty_db.migrate()
     with empty_db.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        opts = {"compare_type": True, "compare_server_default": True, "include_name": not_a_partition}
+        context = MigrationContext.configure(connection, opts=opts)
         assert compare_metadata(context, SQLModel.metadata) == []
 
 

@@ -1,0 +1,99 @@
+"""Many rows at once: what a flush writes goes to the database in one statement per table, however many rows it has.
+
+A round trip costs PostgreSQL more than a row does, and building a statement with thousands of parameters costs us more than running it.
+So rows are copied in (COPY), and changes come as one array per column, unnested by the server; SQLite, which has no round trips, takes the
+same rows one by one from a prepared statement. Everything runs in the caller's transaction and fails with SQLAlchemy's errors.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Column, ColumnElement, Connection, String, Text, any_, bindparam, func, select, type_coerce
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import DBAPIError
+
+ENGINES = ("postgresql", "sqlite")
+
+
+class Insert:
+    """Rows into one table; a row is a tuple in the order of `columns`. A row that is there already is an `IntegrityError`."""
+
+    def __init__(self, table: str, columns: Sequence[str]) -> None:
+        named = ", ".join(f'"{column}"' for column in columns)
+        self._copy = f"COPY {table} ({named}) FROM STDIN"
+        self._insert = f"INSERT INTO {table} ({named}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names from our code
+
+    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert the rows. Raises `DBAPIError`, and on SQLite `OverflowError` for a number past 64 bits."""
+        if not rows:
+            return
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql(self._insert, list(rows))
+            return
+        driver: Any = connection.connection.driver_connection
+        try:
+            with driver.cursor() as cursor, cursor.copy(self._copy) as copy:
+                for row in rows:
+                    copy.write_row(row)
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise _as_sqlalchemy(connection, self._copy, error) from error
+
+
+class InsertNew:
+    """Rows into one table, as far as their `key` is new to it. `columns` with their types as PostgreSQL calls them, in the order of a row."""
+
+    def __init__(self, table: str, columns: Mapping[str, str], *, key: str, returning: str) -> None:
+        named = ", ".join(columns)
+        new = f"ON CONFLICT ({key}) DO NOTHING RETURNING {key}, {returning}"
+        arrays = ", ".join(f"%s::{kind}[]" for kind in columns.values())
+        fields = ", ".join(f"json_extract(value, '$[{index}]')" for index in range(len(columns)))
+        self._texts = {
+            "postgresql": f"INSERT INTO {table} ({named}) SELECT * FROM unnest({arrays}) {new}",  # noqa: S608 - names from our code
+            "sqlite": f"INSERT INTO {table} ({named}) SELECT {fields} FROM json_each(?) WHERE true {new}",  # noqa: S608
+        }
+
+    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> dict[Any, Any]:
+        """Insert the new ones; return what `returning` names of them, by key."""
+        if not rows:
+            return {}
+        engine = connection.dialect.name
+        given = (msgspec.json.encode(rows).decode(),) if engine == "sqlite" else tuple(map(list, zip(*rows, strict=True)))
+        return {key: returned for key, returned in connection.exec_driver_sql(self._texts[engine], given)}  # noqa: C416 - a row is no pair to `dict`
+
+
+class Change:
+    """One statement applied to many rows. On PostgreSQL it reads them from `unnest(...)` over arrays, on SQLite it runs once for each (`?1`, `?2`, ...)."""
+
+    def __init__(self, *, postgresql: str, sqlite: str) -> None:
+        self._texts = {"postgresql": postgresql, "sqlite": sqlite}
+
+    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Apply it to the rows; return how many rows of the table it changed."""
+        if not rows:
+            return 0
+        many = connection.dialect.name == "sqlite"
+        done = connection.exec_driver_sql(self._texts[connection.dialect.name], list(rows) if many else tuple(map(list, zip(*rows, strict=True))))
+        return done.rowcount
+
+
+def among(column: Column[str], name: str = "ids") -> dict[str, ColumnElement[bool]]:
+    """Return "this text column is one of the parameter's", by engine; the parameter's value comes from `listed`."""
+    return {
+        "postgresql": column == any_(bindparam(name, type_=ARRAY(Text))),
+        "sqlite": column.in_(select(type_coerce(func.json_each(bindparam(name, type_=String)).table_valued("value").c.value, String))),
+    }
+
+
+def listed(connection: Connection, texts: Iterable[str]) -> object:
+    """Return the value of a parameter made by `among`."""
+    return msgspec.json.encode(list(texts)).decode() if connection.dialect.name == "sqlite" else list(texts)
+
+
+def _as_sqlalchemy(connection: Connection, statement: str, error: Any) -> BaseException:
+    # What runs behind SQLAlchemy's back must fail like everything else, a lost connection and a deadlock above all.
+    dialect = connection.dialect
+    lost = dialect.is_disconnect(error, connection.connection, None)
+    if lost:
+        connection.invalidate(error)
+    return DBAPIError.instance(statement, None, error, dialect.loaded_dbapi.Error, connection_invalidated=lost, dialect=dialect)
