@@ -12,12 +12,14 @@ from tests.real import postgres, servers
 from tests.real.gateway import StartGateway, gateways
 from tests.real.servers import ModelServer
 from tests.real.upstream import ScriptedUpstream
+from tests.real.valkey import Valkey, valkey_server
 
 MARKED_BY_FIXTURE = {
     "postgres_url": pytest.mark.postgres,
     "vllm_server": pytest.mark.vllm,
     "gateway_process": pytest.mark.slow,
     "shared_gateway_process": pytest.mark.slow,
+    "valkey": pytest.mark.slow,
     "local_server": pytest.mark.slow,
 }
 
@@ -43,6 +45,13 @@ def postgres_url(postgres_server_url: str) -> Iterator[str]:
     """A fresh, empty PostgreSQL database for one test: "postgresql://..."."""
     with postgres.fresh_database(postgres_server_url) as url:
         yield url
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """Start a real Valkey for one test; it may be stalled, killed and started again."""
+    with valkey_server(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
