@@ -7,11 +7,12 @@ it is an ordinary READ COMMITTED transaction. A database that cannot be reached,
 every wait has a bound (the connection, a lock, a statement, the network, a free place in the pool), and so has the pool itself.
 """
 
+import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,12 +60,15 @@ class Database:
         self._writing = self.engine.execution_options(**{_WRITE: True})
 
     @contextmanager
-    def read(self, *, long: bool = False) -> Generator[Session]:
+    def read(self, *, long: bool = False, snapshot: bool = False) -> Generator[Session]:
         """Yield a session that only reads; what it changed is rolled back. Raises `BooksUnavailable`.
 
-        `long`: its statements may take 10 minutes on PostgreSQL, where others are given up after 30 s.
+        `long`: its statements may take 10 minutes on PostgreSQL, where others are given up after 30 s. `snapshot`: all of them see the books
+        as they were at the first one, also while others write (REPEATABLE READ; on SQLite it is always so).
         """
         with _unavailable(), Session(self.engine, expire_on_commit=False) as session:
+            if snapshot and self.dialect == "postgresql":
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             if long:
                 self._take_time(session.connection())
             yield session
@@ -122,6 +126,19 @@ class Database:
         with _unavailable(), self._writing.connect() as connection, connection.begin():
             self._take_time(connection)
             command.downgrade(_alembic(connection), revision)
+
+    def harden(self) -> None:
+        """Make every commit so far survive a power cut. On PostgreSQL each does; on SQLite (`synchronous=NORMAL`) the WAL is pushed. Raises `OSError`."""
+        if self.dialect != "sqlite":
+            return
+        file = Path(self.engine.url.database or "").absolute()
+        for path in (file.with_name(f"{file.name}-wal"), file.parent):
+            with suppress(FileNotFoundError):  # no WAL: a checkpoint has brought all of it into the file, and pushed that
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
 
     def close(self) -> None:
         """Close every pooled connection."""

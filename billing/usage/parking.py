@@ -11,6 +11,7 @@ import msgspec
 
 from billing.usage.event import UsageEvent
 from billing.usage.records import Settled, frame
+from billing.usage.segment import sync_folder
 
 
 def park(folder: Path, event: UsageEvent) -> Path:
@@ -28,4 +29,5 @@ def park(folder: Path, event: UsageEvent) -> Path:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    sync_folder(folder)
     return path

@@ -1,6 +1,6 @@
 """What the road calls when a request is sent, moves on and ends; and the one books thread that brings it into the database.
 
-`dispatched`, `progress`, `settled` and `voided` run on the event loop: a journal append and a queue append, no lock, a few microseconds.
+`dispatched`, `progress`, `settled` and `durable` run on the event loop: a journal append and a queue append, no lock, a few microseconds.
 The books thread alone touches the database: it replays what dead processes left, then books the queue in batches, and in between
 runs `run(work)`, so that what such work reads never races a batch. Callbacks reach the loop through `post`, in the order in which
 things happened in the database. When the database fails, events stay queued and in the journal, and it is tried again with
@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from itertools import islice
 from typing import Any, TypeVar
@@ -27,10 +27,11 @@ from billing.rates.store import all_rates
 from billing.rating import Rate
 from billing.usage import store
 from billing.usage.event import UsageEvent
-from billing.usage.journal import Journal, Segment
+from billing.usage.journal import Journal
 from billing.usage.parking import park
 from billing.usage.records import Dispatched, Progress
 from billing.usage.replay import Remains, claim
+from billing.usage.segment import Segment
 from billing.usage.writer import Standing, book
 
 T = TypeVar("T")
@@ -112,9 +113,9 @@ class Recorder:
             self._idle = False
             self._wake.set()
 
-    def voided(self, request_id: str) -> None:
-        """Note that a dispatched request used nothing; there is no event."""
-        self._journal.voided(request_id)
+    def durable(self) -> Awaitable[object] | None:
+        """Return what waits until all that was settled by now is on the medium; None when nothing has to be waited for. Ask right after `settled`."""
+        return self._journal.durable()
 
     def run(self, work: Callable[[Session], T], then: Callable[[T], None] | None = None) -> Future[T]:
         """Run work in a write transaction of the books thread, between two batches.
@@ -162,6 +163,7 @@ class Recorder:
     def start(self, post: Post) -> None:
         """Start the books thread; it first books what dead processes left. `post` runs a callback on the event loop, in order."""
         self._post = post
+        self._journal.start(post)
         self.claim_remains()
         self._thread = threading.Thread(target=self._main, name="weir-books", daemon=True)
         self._thread.start()
@@ -280,6 +282,7 @@ class Recorder:
                 return
             self._replay = None
             log.info("books: the replay is done; %d requests without an end were charged by what was last seen", remains.recovered)
+            self._journal.harden()
             remains.forget()
         queue = self._queue
         self._batch = [queue.popleft() for _ in range(min(len(queue), self._batch_max))]

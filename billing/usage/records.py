@@ -1,7 +1,7 @@
 """The lines of the journal, and their bytes.
 
 A record is a u32 length, a u32 CRC-32 of the payload (both little-endian), and the payload: one msgpack map, told apart by its tag `t`.
-Maps and not arrays, so that a journal left behind by one release is read by the next.
+Maps and not arrays, so that a journal left behind by one release is read by the next; the tag is a map's first member (`reading.py`).
 """
 
 import struct
@@ -51,13 +51,11 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True, tag="s", tag_fiel
     event: UsageEvent
 
 
-class Voided(msgspec.Struct, frozen=True, omit_defaults=True, tag="v", tag_field="t"):
-    """A dispatched request ended without any use; there is no event."""
-
-    id: str
+class Probe(msgspec.Struct, frozen=True, tag="n", tag_field="t"):
+    """Says nothing: written to see whether a disk that refused takes records again."""
 
 
-Record = Dispatched | Progress | Settled | Voided
+Record = Dispatched | Progress | Settled | Probe
 
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 

@@ -1,24 +1,23 @@
 """What processes that are gone left in the journal: read once at start, told again, and only then deleted.
 
 A segment belongs to the dead when its lock can be taken. All of them are read together, oldest first, since a request may begin in
-one and end in another. A torn or damaged record ends the reading of its segment: the rest is kept aside as `damaged-<name>`
-and reported, never deleted. A request that was dispatched and has no end is charged by what was last seen of it.
+one and end in another. What is torn or damaged is kept aside as `damaged-<name>` and reported, never deleted; what is whole beside
+it is read. A request that was dispatched and has no end is charged by what was last seen of it.
 """
 
 import fcntl
 import logging
 import os
-import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
-
-import msgspec
 
 from billing.errors import Invalid, RateMissing
 from billing.meter import Meter, check
 from billing.rating import Rate, rate
 from billing.usage.event import UsageEvent
-from billing.usage.records import HEADER, PAYLOAD_MAX, Dispatched, Progress, Record, Settled, decode, frame
+from billing.usage.reading import Damage, records
+from billing.usage.records import Dispatched, Progress, Record, Settled
+from billing.usage.segment import start_us_of, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +53,15 @@ class Remains:
                     open_[record.id] = record
                 elif isinstance(record, Progress):
                     progress[record.id] = record
-                else:
-                    open_.pop(record.id, None)
         for request_id, dispatched in open_.items():
             self.recovered += 1
             yield recover(dispatched, progress.get(request_id), None if dispatched.rate_id is None else rate_of(dispatched.rate_id))
 
     def forget(self) -> None:
         """Delete the segments: everything in them is booked or kept aside."""
+        kept = self._kept_for_good()
         for path, fd in self._held:
-            if path not in self.unreadable:
+            if kept and path not in self.unreadable:
                 _delete(path)
             os.close(fd)
         self._held = []
@@ -82,30 +80,38 @@ class Remains:
             self.unreadable.append(path)
             log.error("journal: %s cannot be read and is left where it is: %s", path.name, error)
             return
-        at = 0
-        while at < len(data):
-            payload = _payload(data, at)
-            if payload is None:
-                self._keep_aside(path, data[at:], f"byte {at} of {len(data)}")
-                return
-            try:
-                yield decode(payload)
-            except msgspec.DecodeError as error:
-                self._keep_aside(path, frame(bytes(payload)), f"the record at byte {at}: {error}")
-            at += HEADER.size + len(payload)
+        for found in records(data):
+            if isinstance(found, Damage):
+                self._keep_aside(path, found)
+            else:
+                yield found
 
-    def _keep_aside(self, path: Path, rest: bytes, where: str) -> None:
+    def _keep_aside(self, path: Path, damage: Damage) -> None:
         aside = path.with_name(f"damaged-{path.name}")
         with aside.open("ab") as file:
-            file.write(rest)
-        self.damaged.append(aside)
-        log.error("journal: %s is torn or damaged at %s; %d bytes are kept in %s", path.name, where, len(rest), aside.name)
+            file.write(damage.data)
+        if aside not in self.damaged:
+            self.damaged.append(aside)
+        log.error("journal: %s is torn or damaged at %s; %d bytes are kept in %s", path.name, damage.why, len(damage.data), aside.name)
+
+    def _kept_for_good(self) -> bool:
+        """Push what was kept aside to the medium, before what it was taken from is deleted."""
+        try:
+            for aside in self.damaged:
+                with aside.open("rb") as file:
+                    os.fsync(file.fileno())
+            for folder in {aside.parent for aside in self.damaged}:
+                sync_folder(folder)
+        except OSError as error:
+            log.error("journal: what is damaged cannot be kept aside for good, so the segments stay for the next start: %s", error)
+            return False
+        return True
 
 
 def claim(folder: Path, mine: Callable[[Path], bool] = lambda _path: False) -> Remains:
     """Take over every segment in a folder whose process is gone, oldest first. `mine` tells segments of this process, which are left alone."""
     held: list[tuple[Path, int]] = []
-    for path in sorted(folder.glob("[0-9]*-*.wal"), key=lambda path: (int(path.name.split("-")[0]), path.name)):
+    for path in sorted(folder.glob("[0-9]*-*.wal"), key=lambda path: (start_us_of(path), path.name)):
         if mine(path):
             continue
         try:
@@ -166,14 +172,3 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:  # the next start reads it again, and knows every event in it
         log.error("journal: %s cannot be deleted: %s", path.name, error)
-
-
-def _payload(data: bytes, at: int) -> memoryview | None:
-    if at + HEADER.size > len(data):
-        return None
-    length, checksum = HEADER.unpack_from(data, at)
-    end = at + HEADER.size + length
-    if length > PAYLOAD_MAX or end > len(data):
-        return None
-    payload = memoryview(data)[at + HEADER.size : end]
-    return payload if zlib.crc32(payload) == checksum else None

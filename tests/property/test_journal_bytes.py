@@ -1,4 +1,4 @@
-"""Whatever the journal's bytes are cut to or changed into, reading tells a beginning of what was written, and never something else."""
+"""Whatever the journal's bytes are cut to, changed into or torn apart by, reading tells only what was written, and all of it that is whole."""
 
 import os
 import tempfile
@@ -46,7 +46,7 @@ def test_a_cut_tells_the_whole_records_before_it_and_keeps_the_rest(count: int, 
 
 @given(st.integers(1, 5), st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_changed_byte_ends_the_reading_there_and_keeps_everything_from_there_on(count: int, data: st.DataObject) -> None:
+def test_a_changed_byte_spoils_one_record_which_is_kept(count: int, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:
         path, full, events = written(Path(name), count)
         size = len(full) // count
@@ -55,5 +55,19 @@ def test_a_changed_byte_ends_the_reading_there_and_keeps_everything_from_there_o
         changed[at] ^= data.draw(st.integers(1, 255))
         path.write_bytes(changed)
         found, aside = read(Path(name))
-        assert found == events[: at // size]
-        assert aside == len(full) - at // size * size
+        assert found == events[: at // size] + events[at // size + 1 :]
+        assert aside == size
+
+
+@given(st.integers(1, 5), st.data())
+@settings(max_examples=100, deadline=None)
+def test_bytes_between_records_hide_none_of_them(count: int, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path, full, events = written(Path(name), count)
+        size = len(full) // count
+        torn = st.integers(0, size - 1).map(lambda cut: full[:cut])
+        junk = [data.draw(st.one_of(st.binary(max_size=64), st.integers(0, 64).map(bytes), torn)) for _ in events]
+        path.write_bytes(b"".join(piece + full[number * size : (number + 1) * size] for number, piece in enumerate(junk)))
+        found, aside = read(Path(name))
+        assert found == events
+        assert aside == sum(map(len, junk))
