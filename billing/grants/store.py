@@ -3,7 +3,8 @@
 Lock order: whoever takes from a grant locks the tenant's `credit_account` first, so balances need no lock of their own.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, CursorResult, Table, bindparam, insert, or_, update
@@ -18,11 +19,14 @@ from billing.grants.table import CreditGrantRow, GrantBalanceRow
 _GRANT: Table = CreditGrantRow.metadata.tables["credit_grant"]
 _BALANCE: Table = CreditGrantRow.metadata.tables["grant_balance"]
 # Built once: every flush runs them, and building one costs more than running it.
+_BATCH = 500  # grants a statement: SQLite takes 32,766 values in one
+_LEFT = ("remaining_ncr", "expired_ncr", "voided_ncr")
+_FIELDS = [_GRANT.c[field] for field in Grant.__struct_fields__ if field not in _LEFT] + [_BALANCE.c[field] for field in _LEFT]
 _ELIGIBLE = (
-    columns(_GRANT, _BALANCE.c.remaining_ncr)
+    columns(*_FIELDS)
     .join_from(_GRANT, _BALANCE)
     .where(
-        _GRANT.c.tenant_id == bindparam("tenant"),
+        _GRANT.c.tenant_id.in_(bindparam("tenants", expanding=True)),
         _GRANT.c.effective_us <= bindparam("last"),
         or_(_GRANT.c.expires_us.is_(None), _GRANT.c.expires_us > bindparam("first")),
         _GRANT.c.voided_us.is_(None),
@@ -33,40 +37,89 @@ _TAKE = (
     .where(_BALANCE.c.grant_id == bindparam("grant"), _BALANCE.c.remaining_ncr >= bindparam("amount"))
     .values(remaining_ncr=_BALANCE.c.remaining_ncr - bindparam("amount"))
 )
+_OVER = (
+    columns(_GRANT.c.id, _GRANT.c.tenant_id)
+    .where(_GRANT.c.closed_us.is_(None), _GRANT.c.expires_us <= bindparam("by"))
+    .order_by(_GRANT.c.expires_us, _GRANT.c.id)
+    .limit(bindparam("limit"))
+)
+_EXPIRE = (
+    update(_BALANCE)
+    .where(_BALANCE.c.grant_id.in_(bindparam("ids", expanding=True)))
+    .values(expired_ncr=_BALANCE.c.expired_ncr + _BALANCE.c.remaining_ncr, remaining_ncr=0)
+)
+_VOID = update(_BALANCE).where(_BALANCE.c.grant_id == bindparam("grant")).values(voided_ncr=_BALANCE.c.voided_ncr + _BALANCE.c.remaining_ncr, remaining_ncr=0)
+_CLOSE = update(_GRANT).where(_GRANT.c.id.in_(bindparam("ids", expanding=True)), _GRANT.c.closed_us.is_(None)).values(closed_us=bindparam("now"))
 
 
 def insert_grant(session: Session, grant: Grant) -> bool:
     """Insert a grant with its balance; False when a grant of that id exists already, which is then left as it is."""
-    values = {field: getattr(grant, field) for field in Grant.__struct_fields__ if field != "remaining_ncr"}
-    values["models"] = None if grant.models is None else sorted(grant.models)
+    values = {field: getattr(grant, field) for field in Grant.__struct_fields__ if field not in _LEFT}
+    values["models"] = None if grant.models is None else sorted(set(grant.models))
     new = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     statement = new(CreditGrantRow).values(values).on_conflict_do_nothing(index_elements=["id"]).returning(col(CreditGrantRow.id))
     if session.execute(statement).first() is None:
         return False
-    session.execute(insert(GrantBalanceRow).values(grant_id=grant.id, remaining_ncr=grant.remaining_ncr))
+    session.execute(insert(GrantBalanceRow).values(grant_id=grant.id, **{field: getattr(grant, field) for field in _LEFT}))
     return True
+
+
+def insert_grants(session: Session, grants: Sequence[Grant]) -> set[str]:
+    """Insert grants with their balances, a few hundred a statement; return the ids of those that are new. Those that exist are left as they are."""
+    inserted: set[str] = set()
+    for batch in (grants[first : first + _BATCH] for first in range(0, len(grants), _BATCH)):
+        rows = [
+            {field: getattr(grant, field) for field in Grant.__struct_fields__ if field not in (*_LEFT, "models")}
+            | {"models": None if grant.models is None else sorted(set(grant.models))}
+            for grant in batch
+        ]
+        new = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        statement = new(CreditGrantRow).values(rows).on_conflict_do_nothing(index_elements=["id"]).returning(col(CreditGrantRow.id))
+        here = set(session.execute(statement).scalars())
+        balances = [{"grant_id": grant.id} | {field: getattr(grant, field) for field in _LEFT} for grant in batch if grant.id in here]
+        if balances:
+            session.connection().execute(insert(_BALANCE), balances)
+        inserted |= here
+    return inserted
+
+
+def ending_at(session: Session, tenant_id: str, expires_us: int) -> list[Grant]:
+    """Return the tenant's grants that end at an instant, void ones too, in burn order: what a period came with, by the period's end."""
+    return _grants(session, _GRANT.c.tenant_id == tenant_id, _GRANT.c.expires_us == expires_us)
 
 
 def get_grant(session: Session, grant_id: str) -> Grant | None:
     """Return one grant, or None."""
-    found = _grants(session, col(CreditGrantRow.id) == grant_id)
+    found = _grants(session, _GRANT.c.id == grant_id)
     return found[0] if found else None
+
+
+def get_grants(session: Session, grant_ids: Iterable[str]) -> list[Grant]:
+    """Return those of these grants that exist, in burn order."""
+    return _grants(session, _GRANT.c.id.in_(sorted(grant_ids)))
 
 
 def current_grants(session: Session, tenant_id: str, now_us: int) -> list[Grant]:
     """Return the tenant's grants in effect at `now_us` and not voided, in burn order; also those with nothing left."""
-    return eligible_grants(session, tenant_id, now_us, now_us)
+    return eligible_grants(session, [tenant_id], now_us, now_us).get(tenant_id, [])
 
 
-def eligible_grants(session: Session, tenant_id: str, first_us: int, last_us: int) -> list[Grant]:
-    """Return the tenant's unvoided grants in effect at any instant of [first_us, last_us], in burn order."""
-    found = session.connection().execute(_ELIGIBLE, {"tenant": tenant_id, "first": first_us, "last": last_us})
-    return sorted((_grant(row._mapping) for row in found), key=burn_key)
+def eligible_grants(session: Session, tenant_ids: Iterable[str], first_us: int, last_us: int) -> dict[str, list[Grant]]:
+    """Return, by tenant, the unvoided grants in effect at any instant of [first_us, last_us], in burn order; a tenant without any is left out."""
+    found: dict[str, list[Grant]] = defaultdict(list)
+    for row in session.connection().execute(_ELIGIBLE, {"tenants": list(tenant_ids), "first": first_us, "last": last_us}):
+        found[row.tenant_id].append(_grant(row._mapping))
+    return {tenant_id: sorted(grants, key=burn_key) for tenant_id, grants in found.items()}
 
 
 def all_grants(session: Session, tenant_id: str | None = None) -> list[Grant]:
     """Return every grant ever given, of one tenant or of all."""
-    return _grants(session) if tenant_id is None else _grants(session, col(CreditGrantRow.tenant_id) == tenant_id)
+    return _grants(session) if tenant_id is None else _grants(session, _GRANT.c.tenant_id == tenant_id)
+
+
+def over_by(session: Session, by_us: int, limit: int) -> list[tuple[str, str]]:
+    """Return (id, tenant) of grants that expired by an instant and are not closed yet, the first to expire first, at most `limit`. Costs what it finds."""
+    return [(row.id, row.tenant_id) for row in session.connection().execute(_OVER, {"by": by_us, "limit": limit})]
 
 
 def next_start_us(session: Session, tenant_id: str, now_us: int) -> int | None:
@@ -87,19 +140,26 @@ def take(session: Session, draws: Mapping[str, int]) -> None:
 
 
 def void(session: Session, grant_id: str, now_us: int) -> bool:
-    """Void a grant from now on; what is left stays written beside it as the amount voided. False when it was void already."""
+    """Void a grant from now on: what is left becomes what was voided. False when it was void already. The caller holds the tenant's account."""
     statement = update(CreditGrantRow).where(col(CreditGrantRow.id) == grant_id, col(CreditGrantRow.voided_us).is_(None)).values(voided_us=now_us)
     result = session.execute(statement)
-    return isinstance(result, CursorResult) and result.rowcount == 1
+    if not isinstance(result, CursorResult) or result.rowcount != 1:
+        return False
+    session.connection().execute(_VOID, {"grant": grant_id})
+    session.connection().execute(_CLOSE, {"ids": [grant_id], "now": now_us})
+    return True
+
+
+def expire(session: Session, grant_ids: Iterable[str], now_us: int) -> None:
+    """Close grants that are over: what is left becomes what expired. The caller holds their tenants' accounts, and posts it."""
+    ids = sorted(grant_ids)
+    session.connection().execute(_EXPIRE, {"ids": ids})
+    session.connection().execute(_CLOSE, {"ids": ids, "now": now_us})
 
 
 def _grants(session: Session, *where: ColumnElement[bool]) -> list[Grant]:
-    query = select(CreditGrantRow, GrantBalanceRow.remaining_ncr).join(GrantBalanceRow).where(*where).execution_options(populate_existing=True)
-    found = [
-        _grant({field: getattr(row, field) for field in Grant.__struct_fields__ if field != "remaining_ncr"} | {"remaining_ncr": remaining})
-        for row, remaining in session.exec(query)
-    ]
-    return sorted(found, key=burn_key)
+    query = columns(*_FIELDS).join_from(_GRANT, _BALANCE).where(*where)
+    return sorted((_grant(row._mapping) for row in session.connection().execute(query)), key=burn_key)
 
 
 def _grant(values: Mapping[str, Any]) -> Grant:

@@ -1,15 +1,19 @@
-"""Keys: issue (the secret is shown once), list, revoke. Each function is one transaction."""
+"""Keys: issue (the secret is shown once), list, limit, revoke. Each function is one transaction."""
 
 import secrets
+from collections import defaultdict
+from collections.abc import Iterable
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
+from billing.operations.projects import used_now
 from billing.operations.tenants import require_tenant
 from billing.tenants import store
 from billing.tenants.keys import KeyHasher, hint_of, new_secret
-from billing.tenants.tenant import KEY_KINDS, Key
+from billing.tenants.tenant import KEY_KINDS, Key, Project, check_ceiling, check_project
 
 NAME_CHARS_MAX = 200
 
@@ -32,18 +36,20 @@ def issue_key(
     project: str | None = None,
     requests_per_minute: int | None = None,
     tokens_per_minute: int | None = None,
+    ceiling_ncr: int | None = None,
     expires_us: int | None = None,
     now_us: int,
 ) -> IssuedKey:
-    """Issue a key of a tenant, or of an admin (`kind="admin"`, without a tenant). Limits None means the plan's alone.
+    """Issue a key of a tenant, or of an admin (`kind="admin"`, without a tenant). Limits None means the plan's alone, ceiling None the tenant's credits.
 
-    Raises `Invalid` (kind, tenant missing or too much, limits below 1, an expiry that has passed) and `NotFound` (tenant).
+    A project that the tenant has not yet is made. Raises `Invalid` (kind, tenant missing or too much, limits below 1, a ceiling out of range, an
+    expiry that has passed) and `NotFound` (tenant).
     """
     _check(kind, tenant_id, expires_us, now_us)
     _check_limits(requests_per_minute, tokens_per_minute)
-    for field, text in (("name", name), ("project", project or "")):
-        if len(text) > NAME_CHARS_MAX or not text.isprintable():
-            raise Invalid(field, f"{field}: at most {NAME_CHARS_MAX} printable characters")
+    _check_share(kind, project, ceiling_ncr)
+    if len(name) > NAME_CHARS_MAX or not name.isprintable():
+        raise Invalid("name", f"name: at most {NAME_CHARS_MAX} printable characters")
     secret = new_secret(kind)
     key = Key(
         id=f"key_{secrets.token_hex(8)}",
@@ -57,13 +63,43 @@ def issue_key(
         created_us=now_us,
         expires_us=expires_us,
         revoked_us=None,
+        ceiling_ncr=ceiling_ncr,
     )
     with db.write() as session:
         store.note_change(session, tenant_id, now_us)
         if tenant_id is not None:
             require_tenant(session, tenant_id)
+            if project:
+                store.add_project(session, Project(tenant_id=tenant_id, name=project, ceiling_ncr=None, created_us=now_us))
         store.insert_key(session, key, hasher.digest(secret))
     return IssuedKey(id=key.id, secret=secret, key=key)
+
+
+def limit_key(
+    db: Database,
+    key_id: str,
+    *,
+    requests_per_minute: int | UnsetType | None = UNSET,
+    tokens_per_minute: int | UnsetType | None = UNSET,
+    ceiling_ncr: int | UnsetType | None = UNSET,
+    now_us: int,
+) -> Key:
+    """Change a key's limits: a number sets one, None lifts it, what is left out stays. Raises `Invalid`, `NotFound`, and `Conflict` for a revoked key."""
+    given = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute, "ceiling_ncr": ceiling_ncr}
+    changes = {field: limit for field, limit in given.items() if not isinstance(limit, UnsetType)}
+    if not changes:
+        raise Invalid("limits", "limits: nothing to change; give requests or tokens a minute, or a ceiling")
+    _check_limits(changes.get("requests_per_minute"), changes.get("tokens_per_minute"))
+    with db.write() as session:
+        found = store.get_key(session, key_id)
+        store.note_change(session, found.tenant_id if found else None, now_us)
+        if found is None:
+            raise NotFound("key", key_id)
+        if found.revoked_us is not None:
+            raise Conflict(f"key `{key_id}` is revoked; its limits no longer matter")
+        _check_share(found.kind, None, changes.get("ceiling_ncr"))
+        store.set_key_limits(session, key_id, changes)
+    return msgspec.structs.replace(found, **changes)
 
 
 def revoke_key(db: Database, key_id: str, now_us: int) -> Key:
@@ -87,6 +123,16 @@ def list_keys(db: Database, tenant_id: str | None = None) -> list[Key]:
         return store.all_keys(session, tenant_id)
 
 
+def ceiling_use(db: Database, keys: Iterable[Key], now_us: int) -> dict[str, int | None]:
+    """Return, by key id, what those of the keys that have a ceiling used of their tenants' credits in the period that is now (ncr)."""
+    by_tenant: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        if key.ceiling_ncr is not None and key.tenant_id is not None:
+            by_tenant[key.tenant_id].append(f"key:{key.id}")
+    with db.read() as session:
+        return {span.removeprefix("key:"): used for tenant_id, spans in by_tenant.items() for span, used in used_now(session, tenant_id, spans, now_us).items()}
+
+
 def _check(kind: str, tenant_id: str | None, expires_us: int | None, now_us: int) -> None:
     if kind not in KEY_KINDS:
         raise Invalid("kind", f"kind: `{kind}` is not one; write {' or '.join(KEY_KINDS)}")
@@ -96,6 +142,15 @@ def _check(kind: str, tenant_id: str | None, expires_us: int | None, now_us: int
         raise Invalid("tenant_id", "tenant: an admin key has none; leave it out")
     if expires_us is not None and expires_us <= now_us:
         raise Invalid("expires_us", "expires: this instant has passed; the key would never work")
+
+
+def _check_share(kind: str, project: str | None, ceiling_ncr: int | None) -> None:
+    for field, given in (("project", bool(project)), ("ceiling", ceiling_ncr is not None)):
+        if kind == "admin" and given:
+            raise Invalid(field, f"{field}: an admin key has none, it uses no credits; leave it out")
+    if project:
+        check_project(project)
+    check_ceiling(ceiling_ncr)
 
 
 def _check_limits(requests_per_minute: int | None, tokens_per_minute: int | None) -> None:

@@ -1,14 +1,38 @@
-"""Queries over tenants, keys and the change feed. Takes a session, never commits.
+"""Queries over tenants, projects, keys and the change feed. Takes a session, never commits.
 
 `note_change` is the first thing an admin write does: the lock it takes serialises admin writes until they commit, so sequence numbers
 become visible in order, and a gateway that reads `seq > last` never misses one. Ids counted as max + 1 lean on the same lock.
 """
 
-from sqlalchemy import func, text, update
+from collections.abc import Mapping
+
+from sqlalchemy import Table, bindparam, func, literal, or_, text, union_all, update
+from sqlalchemy import select as columns
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
-from billing.tenants.table import ApiKeyRow, ChangeRow, TenantRow
-from billing.tenants.tenant import Change, Key, Tenant
+from billing.tenants.table import ApiKeyRow, ChangeRow, ProjectRow, TenantRow
+from billing.tenants.tenant import Change, Key, Project, Tenant
+
+_KEY: Table = ApiKeyRow.metadata.tables["api_key"]
+_PROJECT: Table = ApiKeyRow.metadata.tables["project"]
+_ACTIVE_KEYS = (
+    columns(_KEY.c.id, _KEY.c.created_us)
+    .where(
+        _KEY.c.tenant_id == bindparam("tenant"),
+        or_(_KEY.c.revoked_us.is_(None), _KEY.c.revoked_us > bindparam("now")),
+        or_(_KEY.c.expires_us.is_(None), _KEY.c.expires_us > bindparam("now")),
+    )
+    .order_by(_KEY.c.id)
+)
+_CEILINGS = union_all(  # built once: it runs whenever an account is loaded
+    columns((literal("key:") + _KEY.c.id).label("span"), _KEY.c.ceiling_ncr).where(
+        _KEY.c.tenant_id == bindparam("tenant"), _KEY.c.ceiling_ncr.is_not(None), _KEY.c.revoked_us.is_(None)
+    ),
+    columns((literal("project:") + _PROJECT.c.name).label("span"), _PROJECT.c.ceiling_ncr).where(
+        _PROJECT.c.tenant_id == bindparam("tenant"), _PROJECT.c.ceiling_ncr.is_not(None)
+    ),
+)
 
 ADMIN_LOCK = 0x5745495200000002  # PostgreSQL advisory lock held by an admin write until it commits
 
@@ -64,7 +88,7 @@ def insert_key(session: Session, key: Key, digest: bytes) -> None:
 
 def get_key(session: Session, key_id: str) -> Key | None:
     """Return one key, or None."""
-    row = session.get(ApiKeyRow, key_id)
+    row = session.get(ApiKeyRow, key_id, populate_existing=True)
     return None if row is None else _key(row)
 
 
@@ -80,14 +104,54 @@ def all_keys(session: Session, tenant_id: str | None = None) -> list[Key]:
     return [_key(row) for row in session.exec(query if tenant_id is None else query.where(ApiKeyRow.tenant_id == tenant_id))]
 
 
+def active_keys(session: Session, tenant_id: str, now_us: int) -> list[tuple[str, int]]:
+    """Return (id, created_us) of a tenant's keys that are neither revoked nor expired at an instant, by id."""
+    rows = session.connection().execute(_ACTIVE_KEYS, {"tenant": tenant_id, "now": now_us})
+    return [(row.id, row.created_us) for row in rows]
+
+
 def revoke_key(session: Session, key_id: str, now_us: int) -> None:
     """Revoke a key from now on; one that is revoked keeps its first instant."""
     session.execute(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id, col(ApiKeyRow.revoked_us).is_(None)).values(revoked_us=now_us))
 
 
+def set_key_limits(session: Session, key_id: str, limits: Mapping[str, int | None]) -> None:
+    """Write some of a key's `requests_per_minute`, `tokens_per_minute` and `ceiling_ncr`; None lifts one."""
+    session.execute(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id).values(**limits))
+
+
+def add_project(session: Session, project: Project) -> bool:
+    """Insert a project; False when the tenant has one of that name, which is then left as it is."""
+    new = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    values = {field: getattr(project, field) for field in Project.__struct_fields__}
+    statement = new(ProjectRow).values(values).on_conflict_do_nothing(index_elements=["tenant_id", "name"]).returning(col(ProjectRow.name))
+    return session.execute(statement).first() is not None
+
+
+def get_project(session: Session, tenant_id: str, name: str) -> Project | None:
+    """Return one project of a tenant, or None."""
+    row = session.get(ProjectRow, (tenant_id, name), populate_existing=True)
+    return None if row is None else _project(row)
+
+
+def all_projects(session: Session, tenant_id: str | None = None) -> list[Project]:
+    """Return the projects of one tenant, or all, by tenant and name."""
+    query = select(ProjectRow).order_by(col(ProjectRow.tenant_id), col(ProjectRow.name))
+    return [_project(row) for row in session.exec(query if tenant_id is None else query.where(ProjectRow.tenant_id == tenant_id))]
+
+
+def set_project_ceiling(session: Session, tenant_id: str, name: str, ceiling_ncr: int | None) -> None:
+    """Give a project a ceiling; None lifts it."""
+    where = (col(ProjectRow.tenant_id) == tenant_id, col(ProjectRow.name) == name)
+    session.execute(update(ProjectRow).where(*where).values(ceiling_ncr=ceiling_ncr))
+
+
 def ceilings(session: Session, tenant_id: str) -> dict[str, int]:
-    """Return the most credits a period that keys ("key:<id>") and projects ("project:<name>") of a tenant may take, in ncr; those without are left out."""
-    return {}
+    """Return the most credits a period that keys ("key:<id>") and projects ("project:<name>") of a tenant may take, in ncr; those without are left out.
+
+    One query. Revoked keys are left out too: nobody asks with them.
+    """
+    return {row.span: row.ceiling_ncr for row in session.connection().execute(_CEILINGS, {"tenant": tenant_id})}
 
 
 def _tenant(row: TenantRow) -> Tenant:
@@ -96,3 +160,7 @@ def _tenant(row: TenantRow) -> Tenant:
 
 def _key(row: ApiKeyRow) -> Key:
     return Key(**{field: getattr(row, field) for field in Key.__struct_fields__})
+
+
+def _project(row: ProjectRow) -> Project:
+    return Project(**{field: getattr(row, field) for field in Project.__struct_fields__})

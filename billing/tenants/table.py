@@ -1,4 +1,4 @@
-"""Rows of tenants, their keys, and the change feed.
+"""Rows of tenants, their projects and keys, and the change feed.
 
 A key is stored as a keyed digest, never as itself. The change feed has no foreign key: it must outlive what it speaks of.
 """
@@ -37,6 +37,17 @@ class ApiKeyRow(SQLModel, table=True):
     created_us: int = Field(sa_type=BigInteger)
     expires_us: int | None = Field(default=None, sa_type=BigInteger)
     revoked_us: int | None = Field(default=None, sa_type=BigInteger)
+    ceiling_ncr: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class ProjectRow(SQLModel, table=True):
+    """A part of a tenant: keys name it, and it may have a ceiling of the tenant's credits a period."""
+
+    __tablename__: ClassVar[str] = "project"
+    tenant_id: str = Field(primary_key=True, foreign_key="tenant.id")
+    name: str = Field(primary_key=True)
+    ceiling_ncr: int | None = Field(default=None, sa_type=BigInteger)
+    created_us: int = Field(sa_type=BigInteger)
 
 
 class ChangeRow(SQLModel, table=True):

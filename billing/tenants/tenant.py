@@ -1,13 +1,16 @@
-"""A tenant, its keys and a change, as values."""
+"""A tenant, its keys, its projects and a change, as values."""
 
 import re
 
 import msgspec
 
 from billing.errors import Invalid
+from billing.money import NCR_MAX, NCR_PER_CREDIT
 
 STATES = ("active", "suspended")
 KEY_KINDS = ("tenant", "admin")
+PROJECT_CHARS_MAX = 200
+CEILING_NCR_MAX = NCR_MAX // 1000
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -23,7 +26,10 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of an issued key; the secret is not. `hint` is its last characters, to tell keys apart."""
+    """What is known of an issued key; the secret is not. `hint` is its last characters, to tell keys apart.
+
+    `ceiling_ncr`: the most of its tenant's credits that it may use in a period; None: no ceiling.
+    """
 
     id: str
     kind: str
@@ -36,6 +42,16 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     created_us: int
     expires_us: int | None
     revoked_us: int | None
+    ceiling_ncr: int | None = None
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a tenant that keys belong to, and its share: `ceiling_ncr` of the tenant's credits a period at most; None: no ceiling."""
+
+    tenant_id: str
+    name: str
+    ceiling_ncr: int | None
+    created_us: int
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -51,3 +67,17 @@ def check_slug(field: str, text: str) -> str:
     if _SLUG.fullmatch(text) is None:
         raise Invalid(field, f"{field}: `{text[:80]}` is not usable; 1 to 63 characters of a-z, 0-9 and -, the first a letter or a digit, like acme-research")
     return text
+
+
+def check_project(name: str) -> str:
+    """Return the text when it can name a project, else raise `Invalid`."""
+    if not 1 <= len(name) <= PROJECT_CHARS_MAX or not name.isprintable() or name != name.strip():
+        raise Invalid("project", f"project: `{name[:80]}` is not usable; 1 to {PROJECT_CHARS_MAX} printable characters, no space at its ends")
+    return name
+
+
+def check_ceiling(ncr: int | None) -> int | None:
+    """Return an amount (ncr) when it can be a ceiling, else raise `Invalid`. 0 is one: no credits at all."""
+    if ncr is not None and not 0 <= ncr <= CEILING_NCR_MAX:
+        raise Invalid("ceiling", f"ceiling: {ncr} ncr is out of range; 0 to {CEILING_NCR_MAX // NCR_PER_CREDIT} credits a period, or none")
+    return ncr

@@ -9,13 +9,16 @@ from billing.grants.grant import Grant
 from billing.money import format_credits, parse_credits
 from billing.operations import grants
 from gateway.cli.books import ConfigOption, open_books
-from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
+from gateway.cli.render import Format, FormatOption, YesOption, confirm, printable, write_rows
 from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="Grants: credits beside the monthly allowance.")
-BRIEF = ("id", "tenant", "kind", "credits", "remaining", "expires")
-COLUMNS = ("id", "tenant", "kind", "credits", "remaining", "priority", "effective", "expires", "voided", "note")
+BRIEF = ("id", "tenant", "kind", "credits", "remaining", "scope", "expires")
+COLUMNS = (
+    "id", "tenant", "kind", "credits", "remaining", "used", "expired_credits", "voided_credits", "priority", "effective", "expires", "voided",
+    "key_id", "project", "models", "note",
+)  # fmt: skip
 
 
 @app.command()
@@ -28,6 +31,9 @@ def add(
     effective: Annotated[str | None, typer.Option("--from", help="usable from then; left out: now")] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="lower burns first; left out: by kind")] = None,
     id: Annotated[str | None, typer.Option("--id", help="your own id: given twice, the second is refused")] = None,
+    key: Annotated[str | None, typer.Option("--key", metavar="KEY_ID", help="only this key's requests may use it")] = None,
+    project: Annotated[str | None, typer.Option("--project", help="only this project's keys may use it")] = None,
+    models: Annotated[str | None, typer.Option("--models", help="only requests for these models may use it: a,b")] = None,
     note: Annotated[str, typer.Option("--note")] = "",
     config: ConfigOption = None,
 ) -> None:
@@ -46,11 +52,14 @@ def add(
             effective_us=None if effective is None else parse(effective, "--from"),
             expires_us=None if expires is None else parse(expires, "--expires"),
             note=note,
+            key_id=key,
+            project=project,
+            models=None if models is None else [name.strip() for name in models.split(",") if name.strip()],
             now_us=books.now_us,
         )
-    typer.echo(
-        f"grant {made.id}: {format_credits(made.amount_ncr)} credits for {tenant}, {'until ' + instant(made.expires_us) if made.expires_us else 'without end'}"
-    )
+    until = "until " + instant(made.expires_us) if made.expires_us else "without end"
+    whose = f" ({printable(scope)})" if (scope := _scope(made)) else ""
+    typer.echo(f"grant {made.id}: {format_credits(made.amount_ncr)} credits for {tenant}{whose}, {until}")
 
 
 @app.command("list")
@@ -73,7 +82,13 @@ def void(grant: Annotated[str, typer.Argument(metavar="GRANT_ID")], yes: YesOpti
             raise NotFound("grant", grant)
         confirm(f"Take back what is left of grant `{grant}`?", yes)
         voided = grants.void_grant(books.database, grant, books.now_us)
-    typer.echo(f"grant {grant} is void; {format_credits(voided.remaining_ncr)} credits were left of it")
+    typer.echo(f"grant {grant} is void; {format_credits(voided.voided_ncr)} credits were left of it")
+
+
+def _scope(grant: Grant) -> str:
+    """Say who may use a grant, for a person; nothing where all of the tenant's requests may."""
+    parts = [("key", grant.key_id), ("project", grant.project), ("models", None if grant.models is None else ",".join(grant.models))]
+    return ", ".join(f"{what} {which}" for what, which in parts if which is not None)
 
 
 def _row(grant: Grant) -> dict[str, Any]:
@@ -83,9 +98,16 @@ def _row(grant: Grant) -> dict[str, Any]:
         "kind": grant.kind,
         "credits": format_credits(grant.amount_ncr),
         "remaining": format_credits(grant.remaining_ncr),
+        "used": format_credits(grant.used_ncr),
+        "expired_credits": format_credits(grant.expired_ncr),
+        "voided_credits": format_credits(grant.voided_ncr),
         "priority": grant.priority,
         "effective": instant(grant.effective_us),
         "expires": instant(grant.expires_us) or None,
         "voided": instant(grant.voided_us) or None,
+        "scope": _scope(grant) or None,
+        "key_id": grant.key_id,
+        "project": grant.project,
+        "models": None if grant.models is None else list(grant.models),
         "note": grant.note,
     }

@@ -3,18 +3,21 @@
 from typing import Annotated, Any
 
 import typer
+from msgspec import UNSET
 
 from billing.errors import Invalid, NotFound
+from billing.money import format_credits
 from billing.operations import keys
 from billing.tenants.tenant import Key
 from gateway.cli.books import ConfigOption, open_books
+from gateway.cli.limits import parse_ceiling, parse_limit
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, printable, write_rows
 from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
-app = typer.Typer(no_args_is_help=True, help="API keys: issue, list, revoke.")
-BRIEF = ("id", "tenant", "name", "secret", "expires")
-COLUMNS = ("id", "kind", "tenant", "name", "secret", "project", "requests_per_minute", "tokens_per_minute", "created", "expires", "revoked")
+app = typer.Typer(no_args_is_help=True, help="API keys: issue, list, limit, revoke.")
+BRIEF = ("id", "tenant", "name", "project", "secret", "ceiling", "used", "expires")
+COLUMNS = ("id", "kind", "tenant", "name", "secret", "project", "requests_per_minute", "tokens_per_minute", "ceiling", "used", "created", "expires", "revoked")
 
 
 @app.command()
@@ -23,9 +26,10 @@ def issue(
     *,
     name: Annotated[str, typer.Option("--name", help="what it is for")] = "",
     admin: Annotated[bool, typer.Option("--admin", help="an admin's key, for /admin and /finance")] = False,
-    project: Annotated[str | None, typer.Option("--project", help="a name to group usage by")] = None,
+    project: Annotated[str | None, typer.Option("--project", help="the part of the tenant it belongs to; made if not there")] = None,
     rpm: Annotated[int | None, typer.Option("--rpm", min=1, help="requests a minute, of this key")] = None,
     tpm: Annotated[int | None, typer.Option("--tpm", min=1, help="tokens a minute, of this key")] = None,
+    ceiling: Annotated[str | None, typer.Option("--ceiling", help="the most of the tenant's credits it may use in a period; left out: all")] = None,
     expires: Annotated[str | None, typer.Option("--expires", help="2027-01-01 (midnight UTC), or an instant with its zone")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the secret and nothing else")] = False,
     config: ConfigOption = None,
@@ -43,6 +47,7 @@ def issue(
             project=project,
             requests_per_minute=rpm,
             tokens_per_minute=tpm,
+            ceiling_ncr=None if ceiling is None else parse_ceiling(ceiling),
             expires_us=None if expires is None else parse(expires, "--expires"),
             now_us=books.now_us,
         )
@@ -60,9 +65,35 @@ def index(
 ) -> None:
     """List keys, oldest first."""
     with open_books(config) as books:
-        found = keys.list_keys(books.database, tenant)
-    rows = [_row(key) for key in found if revoked or key.revoked_us is None]
+        found = [key for key in keys.list_keys(books.database, tenant) if revoked or key.revoked_us is None]
+        used = keys.ceiling_use(books.database, found, books.now_us)
+    rows = [_row(key, used.get(key.id)) for key in found]
     write_rows(rows, form, COLUMNS, "no keys; issue one: weir key issue TENANT --name NAME", brief=(*BRIEF, "revoked") if revoked else BRIEF)
+
+
+@app.command()
+def limit(
+    key: Annotated[str, typer.Argument(metavar="KEY_ID")],
+    *,
+    ceiling: Annotated[str | None, typer.Option("--ceiling", help="the most of its tenant's credits it may use in a period; or none")] = None,
+    rpm: Annotated[str | None, typer.Option("--rpm", help="requests a minute; or none")] = None,
+    tpm: Annotated[str | None, typer.Option("--tpm", help="tokens a minute; or none")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Change a key's limits; what is left out stays. A running gateway follows within a second."""
+    if ceiling is None and rpm is None and tpm is None:
+        raise Invalid("limits", f"nothing to change; for example: weir key limit {key} --ceiling 100")
+    with open_books(config) as books:
+        keys.limit_key(
+            books.database,
+            key,
+            requests_per_minute=UNSET if rpm is None else parse_limit(rpm, "--rpm"),
+            tokens_per_minute=UNSET if tpm is None else parse_limit(tpm, "--tpm"),
+            ceiling_ncr=UNSET if ceiling is None else parse_ceiling(ceiling),
+            now_us=books.now_us,
+        )
+    said = [f"{what} {value}" for what, value in (("ceiling", ceiling), ("requests a minute", rpm), ("tokens a minute", tpm)) if value is not None]
+    typer.echo(f"key {key}: {', '.join(said)}")
 
 
 @app.command()
@@ -82,7 +113,7 @@ def _described(key: Key) -> str:
     return f"key `{key.id}`{f' (`{printable(key.name)}`)' if key.name else ''} of {key.tenant_id or 'an admin'}"
 
 
-def _row(key: Key) -> dict[str, Any]:
+def _row(key: Key, used_ncr: int | None) -> dict[str, Any]:
     return {
         "id": key.id,
         "kind": key.kind,
@@ -92,6 +123,8 @@ def _row(key: Key) -> dict[str, Any]:
         "project": key.project,
         "requests_per_minute": key.requests_per_minute,
         "tokens_per_minute": key.tokens_per_minute,
+        "ceiling": None if key.ceiling_ncr is None else format_credits(key.ceiling_ncr),
+        "used": None if used_ncr is None else format_credits(used_ncr),
         "created": instant(key.created_us),
         "expires": instant(key.expires_us) or None,
         "revoked": instant(key.revoked_us) or None,

@@ -10,7 +10,7 @@ from billing.grants.grant import Grant
 from billing.money import format_credits, parse_credits
 from billing.operations import grants
 from gateway.auth.admin import AdminDesk
-from gateway.config.forms import Form, PositiveCredits, Slug
+from gateway.config.forms import Form, PositiveCredits, PublicName, Slug
 from gateway.wire.instants import from_us, to_us
 from gateway.wire.problems import problem_router
 
@@ -28,21 +28,30 @@ class GrantNew(Form):
     effective_at: AwareDatetime | None = None
     expires_at: AwareDatetime | None = None
     note: str = Field("", max_length=500)
+    key_id: str | None = Field(None, description="only requests of this key may use it")
+    project: str | None = Field(None, description="only requests of this project's keys may use it")
+    models: list[PublicName] | None = Field(None, min_length=1, max_length=100, description="only requests for these models may use it")
 
 
 class GrantOut(BaseModel):
-    """A grant, and what is left of it. Amounts in credits, decimal text."""
+    """A grant, and what became of it, in credits, decimal text: `credits` = `remaining` + `used` + `expired` + `voided`."""
 
     id: str
     tenant_id: str
     kind: str
     credits: str
     remaining: str
+    used: str
+    expired: str
+    voided: str
     priority: int
     effective_at: datetime
     expires_at: datetime | None
     voided_at: datetime | None
     note: str
+    key_id: str | None
+    project: str | None
+    models: list[str] | None
 
 
 @router.post("", summary="Give a tenant credits", status_code=201)
@@ -58,6 +67,9 @@ def create(body: GrantNew, desk: AdminDesk) -> GrantOut:
         effective_us=None if body.effective_at is None else to_us(body.effective_at),
         expires_us=None if body.expires_at is None else to_us(body.expires_at),
         note=body.note,
+        key_id=body.key_id,
+        project=body.project,
+        models=body.models,
         now_us=desk.now_us(),
     )
     desk.changed()
@@ -87,9 +99,15 @@ def _out(grant: Grant) -> GrantOut:
         kind=grant.kind,
         credits=format_credits(grant.amount_ncr),
         remaining=format_credits(grant.remaining_ncr),
+        used=format_credits(grant.used_ncr),
+        expired=format_credits(grant.expired_ncr),
+        voided=format_credits(grant.voided_ncr),
         priority=grant.priority,
         effective_at=from_us(grant.effective_us),
         expires_at=None if grant.expires_us is None else from_us(grant.expires_us),
         voided_at=None if grant.voided_us is None else from_us(grant.voided_us),
         note=grant.note,
+        key_id=grant.key_id,
+        project=grant.project,
+        models=None if grant.models is None else list(grant.models),
     )

@@ -98,7 +98,7 @@ def test_moving_to_another_plan_voids_the_old_allowance_and_begins_a_new_month(a
     after = balance(acme, "acme", NOW + 2 * DAY)
     assert (after.plan, after.on_exhausted, after.limit_ncr, after.remaining_ncr) == ("pro", "block", 907 * CREDIT, 907 * CREDIT)
     old = next(grant for grant in grants.list_grants(acme, "acme") if grant.id == written[0].id)
-    assert (old.voided_us, old.remaining_ncr) == (NOW + 2 * DAY, 70 * CREDIT)
+    assert (old.voided_us, old.remaining_ncr, old.voided_ncr) == (NOW + 2 * DAY, 0, 70 * CREDIT)
     with acme.read() as session:
         assert unbalanced(session) == []
     with pytest.raises(Conflict, match="already"):
@@ -142,7 +142,7 @@ def test_a_grant_given_and_voided_is_issued_and_taken_back_in_the_ledger(acme: D
     with acme.write() as session:
         take(session, {"order-1": 4 * CREDIT})
     voided = grants.void_grant(acme, given.id, NOW + 1)
-    assert (voided.voided_us, voided.remaining_ncr) == (NOW + 1, 6 * CREDIT)
+    assert (voided.voided_us, voided.remaining_ncr, voided.voided_ncr, voided.used_ncr) == (NOW + 1, 0, 6 * CREDIT, 4 * CREDIT)
     with acme.read() as session:
         books = balances(session)
         assert unbalanced(session) == []
