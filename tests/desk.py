@@ -57,7 +57,7 @@ class AdminApi:
         self.http = TestClient(self.app, headers={"Authorization": f"Bearer {self.secret}"}, raise_server_exceptions=False)
 
     def plan(self, plan: str = "pro", **terms: Any) -> None:
-        plans.set_plan(self.database, PlanTerms(plan=plan, allowance_ncr=1000 * 10**9, **terms), self.clock.now_us())
+        plans.set_plan(self.database, PlanTerms(plan=plan, **{"allowance_ncr": 1000 * 10**9, **terms}), self.clock.now_us())
 
     def tenant(self, tenant: str = "acme", plan: str = "pro") -> None:
         """Create a tenant, with its plan where that is missing."""

@@ -59,9 +59,20 @@ def period_at(anchor_us: int, timezone: str, at_us: int) -> Period:
     return Period(index, period_start(anchor_us, timezone, index), period_start(anchor_us, timezone, index + 1))
 
 
+def prorate(amount_ncr: int, period: Period, now_us: int) -> int:
+    """Return the part of a period's amount that falls to what is left of the period at an instant: never more than the whole, rounded down to the ncr."""
+    left_us = min(max(0, period.end_us - now_us), period.end_us - period.start_us)
+    return amount_ncr * left_us // (period.end_us - period.start_us)
+
+
 def day_of(at_us: int, timezone: str) -> date:
     """Return the calendar day on which an instant falls in a zone."""
     return _local(at_us, timezone).date()
+
+
+def wall_clock(at_us: int, timezone: str) -> str:
+    """Write an instant as a zone's clock shows it, to the minute, with the zone's name: 2026-12-10 00:00 Europe/Berlin."""
+    return f"{_local(at_us, timezone):%Y-%m-%d %H:%M} {timezone}"
 
 
 def day_span(at_us: int, timezone: str) -> tuple[int, int]:

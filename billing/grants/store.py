@@ -12,6 +12,7 @@ from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
+from billing.bulk import ENGINES, Change, among, listed
 from billing.errors import Conflict
 from billing.grants.grant import Grant, burn_key
 from billing.grants.table import CreditGrantRow, GrantBalanceRow
@@ -22,20 +23,22 @@ _BALANCE: Table = CreditGrantRow.metadata.tables["grant_balance"]
 _BATCH = 500  # grants a statement: SQLite takes 32,766 values in one
 _LEFT = ("remaining_ncr", "expired_ncr", "voided_ncr")
 _FIELDS = [_GRANT.c[field] for field in Grant.__struct_fields__ if field not in _LEFT] + [_BALANCE.c[field] for field in _LEFT]
-_ELIGIBLE = (
-    columns(*_FIELDS)
+_OF = among(_GRANT.c.tenant_id)
+_ELIGIBLE = {
+    engine: columns(*_FIELDS)
     .join_from(_GRANT, _BALANCE)
     .where(
-        _GRANT.c.tenant_id.in_(bindparam("tenants", expanding=True)),
+        _OF[engine],
         _GRANT.c.effective_us <= bindparam("last"),
         or_(_GRANT.c.expires_us.is_(None), _GRANT.c.expires_us > bindparam("first")),
         _GRANT.c.voided_us.is_(None),
     )
-)
-_TAKE = (
-    update(_BALANCE)
-    .where(_BALANCE.c.grant_id == bindparam("grant"), _BALANCE.c.remaining_ncr >= bindparam("amount"))
-    .values(remaining_ncr=_BALANCE.c.remaining_ncr - bindparam("amount"))
+    for engine in ENGINES
+}
+_TAKE = Change(
+    postgresql="UPDATE grant_balance AS b SET remaining_ncr = b.remaining_ncr - v.amount FROM unnest(%s::text[], %s::bigint[]) AS v (id, amount) "
+    "WHERE b.grant_id = v.id AND b.remaining_ncr >= v.amount",
+    sqlite="UPDATE grant_balance SET remaining_ncr = remaining_ncr - ?2 WHERE grant_id = ?1 AND remaining_ncr >= ?2",
 )
 _OVER = (
     columns(_GRANT.c.id, _GRANT.c.tenant_id)
@@ -107,7 +110,8 @@ def current_grants(session: Session, tenant_id: str, now_us: int) -> list[Grant]
 def eligible_grants(session: Session, tenant_ids: Iterable[str], first_us: int, last_us: int) -> dict[str, list[Grant]]:
     """Return, by tenant, the unvoided grants in effect at any instant of [first_us, last_us], in burn order; a tenant without any is left out."""
     found: dict[str, list[Grant]] = defaultdict(list)
-    for row in session.connection().execute(_ELIGIBLE, {"tenants": list(tenant_ids), "first": first_us, "last": last_us}):
+    connection = session.connection()
+    for row in connection.execute(_ELIGIBLE[connection.dialect.name], {"ids": listed(connection, tenant_ids), "first": first_us, "last": last_us}):
         found[row.tenant_id].append(_grant(row._mapping))
     return {tenant_id: sorted(grants, key=burn_key) for tenant_id, grants in found.items()}
 
@@ -115,6 +119,14 @@ def eligible_grants(session: Session, tenant_ids: Iterable[str], first_us: int, 
 def all_grants(session: Session, tenant_id: str | None = None) -> list[Grant]:
     """Return every grant ever given, of one tenant or of all."""
     return _grants(session) if tenant_id is None else _grants(session, _GRANT.c.tenant_id == tenant_id)
+
+
+def grants_of(session: Session, tenant_ids: Iterable[str]) -> dict[str, list[Grant]]:
+    """Return every grant ever given to these tenants, by tenant, in burn order."""
+    found: dict[str, list[Grant]] = defaultdict(list)
+    for grant in _grants(session, _GRANT.c.tenant_id.in_(sorted(tenant_ids))):
+        found[grant.tenant_id].append(grant)
+    return found
 
 
 def over_by(session: Session, by_us: int, limit: int) -> list[tuple[str, str]]:
@@ -132,10 +144,7 @@ def next_start_us(session: Session, tenant_id: str, now_us: int) -> int | None:
 
 def take(session: Session, draws: Mapping[str, int]) -> None:
     """Take ncr from grants, by id. Raises `Conflict` when a grant holds less than is taken: then the caller computed on stale figures."""
-    if not draws:
-        return
-    taken = session.connection().execute(_TAKE, [{"grant": grant_id, "amount": draws[grant_id]} for grant_id in sorted(draws)])
-    if taken.rowcount != len(draws):
+    if _TAKE.run(session.connection(), sorted(draws.items())) != len(draws):
         raise Conflict(f"one of the grants {', '.join(sorted(draws))} does not hold the ncr that were to be taken from it: {dict(draws)}")
 
 

@@ -1,50 +1,75 @@
 """Queries over ledger transactions and their entries. Takes a session, never commits; nothing here updates or deletes."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
-from sqlalchemy import Table, func, insert
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Table, case, func
+from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
-from billing.grants.grant import Grant
-from billing.ledger.postings import Posting, balanced, issue_entries
+from billing.bulk import Insert, InsertNew, among, listed
+from billing.ledger.postings import ROLLOVER, Posting, balanced, issue_entries
 from billing.ledger.table import LedgerEntryRow, LedgerTxRow
 
 _TX: Table = LedgerTxRow.metadata.tables["ledger_tx"]
-_ENTRY: Table = LedgerEntryRow.metadata.tables["ledger_entry"]
-_INSERT_ENTRIES = insert(_ENTRY)
-_INSERT_TX = {
-    "postgresql": postgresql.insert(_TX).on_conflict_do_nothing(index_elements=["idem_key"]).returning(_TX.c.id),
-    "sqlite": sqlite.insert(_TX).on_conflict_do_nothing(index_elements=["idem_key"]).returning(_TX.c.id),
-}
+_ENTRY: Table = LedgerTxRow.metadata.tables["ledger_entry"]
+_OF = among(_TX.c.tenant_id)
+_INSERT_TX = InsertNew("ledger_tx", {"idem_key": "text", "kind": "text", "tenant_id": "text", "at_us": "bigint"}, key="idem_key", returning="id")
+_INSERT_ENTRIES = Insert("ledger_entry", ("tx_id", "seq", "account", "amount_ncr"))
+
+
+class Flow(NamedTuple):
+    """What one kind of transaction moved into and out of an account (ncr, both counted up), and when first."""
+
+    in_ncr: int
+    out_ncr: int
+    first_us: int
+
+    @property
+    def amount_ncr(self) -> int:
+        """What it did to the balance."""
+        return self.in_ncr - self.out_ncr
+
+
+class Given(Protocol):
+    """What the ledger needs to know of a grant; grants stand above it, and post in it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def tenant_id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def amount_ncr(self) -> int: ...
+    @property
+    def created_us(self) -> int: ...
 
 
 def post(session: Session, postings: Iterable[Posting]) -> int:
-    """Write transactions whose `idem_key` is new; return how many were. Raises `ValueError` for one that does not sum to 0."""
-    connection = session.connection()
-    insert_tx = _INSERT_TX[connection.dialect.name]
-    entries: list[dict[str, Any]] = []
-    posted = 0
+    """Write transactions whose `idem_key` is new; return how many were. Raises `ValueError` for one that does not sum to 0.
+
+    Two statements, however many there are.
+    """
+    given: dict[str, Posting] = {}
     for posting in postings:
-        sides = balanced(posting.entries)
-        tx = {"idem_key": posting.idem_key, "kind": posting.kind, "tenant_id": posting.tenant_id, "at_us": posting.at_us}
-        tx_id = connection.execute(insert_tx, tx).scalar_one_or_none()
-        if tx_id is not None:
-            posted += 1
-            entries += [{"tx_id": tx_id, "seq": seq, "account": side.account, "amount_ncr": side.amount_ncr} for seq, side in enumerate(sides)]
-    if entries:
-        connection.execute(_INSERT_ENTRIES, entries)
-    return posted
+        balanced(posting.entries)
+        given.setdefault(posting.idem_key, posting)
+    connection = session.connection()
+    ids = _INSERT_TX.run(connection, [(posting.idem_key, posting.kind, posting.tenant_id, posting.at_us) for posting in given.values()])
+    sides = ((tx_id, given[idem_key].entries) for idem_key, tx_id in ids.items())
+    _INSERT_ENTRIES.run(connection, [(tx_id, seq, side.account, side.amount_ncr) for tx_id, entries in sides for seq, side in enumerate(entries)])
+    return len(ids)
 
 
-def issues(grants: Iterable[Grant]) -> list[Posting]:
-    """Say that grants were issued, as transactions; posting them twice is harmless."""
+def issues(grants: Iterable[Given]) -> list[Posting]:
+    """Say that grants were issued, as transactions; posting them twice is harmless. A rollover is not: its credits came out of another grant."""
     return [
         Posting(
             idem_key=f"issue:{grant.id}", kind="issue", tenant_id=grant.tenant_id, at_us=grant.created_us, entries=issue_entries(grant.id, grant.amount_ncr)
         )
         for grant in grants
+        if grant.kind != ROLLOVER
     ]
 
 
@@ -73,3 +98,51 @@ def unbalanced(session: Session) -> list[tuple[int, int]]:
     total = func.sum(LedgerEntryRow.amount_ncr)
     query = select(LedgerEntryRow.tx_id, total).group_by(col(LedgerEntryRow.tx_id)).having(total != 0).order_by(col(LedgerEntryRow.tx_id))
     return [(tx_id, int(amount)) for tx_id, amount in session.exec(query)]
+
+
+def empty(session: Session) -> list[int]:
+    """Return the ids of transactions without entries; there should be none."""
+    query = columns(_TX.c.id).where(~columns(_ENTRY.c.tx_id).where(_ENTRY.c.tx_id == _TX.c.id).exists()).order_by(_TX.c.id)
+    return [row.id for row in session.connection().execute(query)]
+
+
+def counted(session: Session) -> tuple[int, int]:
+    """Return how many transactions and how many entries there are."""
+    connection = session.connection()
+    counts = [connection.execute(columns(func.count()).select_from(table)).scalar_one() for table in (_TX, _ENTRY)]
+    return counts[0], counts[1]
+
+
+def tenants(session: Session) -> set[str]:
+    """Return every tenant that has a transaction."""
+    return {row.tenant_id for row in session.connection().execute(columns(_TX.c.tenant_id).distinct())}
+
+
+def flows(session: Session, tenant_ids: Iterable[str]) -> dict[str, dict[tuple[str, str], Flow]]:
+    """Add up what moved, by tenant and by (kind of transaction, account)."""
+    connection = session.connection()
+    amount = _ENTRY.c.amount_ncr
+    query = (
+        columns(
+            _TX.c.tenant_id,
+            _TX.c.kind,
+            _ENTRY.c.account,
+            func.sum(case((amount > 0, amount), else_=0)),
+            func.sum(case((amount < 0, -amount), else_=0)),
+            func.min(_TX.c.at_us),
+        )
+        .join_from(_TX, _ENTRY, _TX.c.id == _ENTRY.c.tx_id)
+        .where(_OF[connection.dialect.name])
+        .group_by(_TX.c.tenant_id, _TX.c.kind, _ENTRY.c.account)
+    )
+    found: dict[str, dict[tuple[str, str], Flow]] = {}
+    for tenant_id, kind, account, received, given, first_us in connection.execute(query, {"ids": listed(connection, tenant_ids)}):
+        found.setdefault(tenant_id, {})[kind, account] = Flow(int(received), int(given), first_us)
+    return found
+
+
+def usage_names(session: Session) -> Iterator[tuple[int, str]]:
+    """Yield (transaction id, event id) of every transaction of usage: the event is the first of its batch, and the transaction is named after it."""
+    query = columns(_TX.c.id, _TX.c.idem_key).where(_TX.c.kind == "usage").execution_options(yield_per=1000)
+    for row in session.execute(query):
+        yield row.id, row.idem_key.rpartition(":")[2]

@@ -9,7 +9,10 @@ from billing.tenants import store as tenants
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """The bearer of a key. The limits are the key's own; the tenant's are in `terms`, which is None for admins and without a subscription."""
+    """The bearer of a key. The limits are the key's own; the tenant's are in `terms`, which is None for admins and without a subscription.
+
+    `terms_until_us`: when another subscription begins that is written already, so that the terms must be looked up again; None: nothing is known to come.
+    """
 
     key_id: str
     kind: str
@@ -20,6 +23,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_minute: int | None
     tokens_per_minute: int | None
     terms: Terms | None
+    terms_until_us: int | None = None
 
 
 def find_principal(session: Session, digest: bytes, now_us: int) -> Principal | None:
@@ -31,6 +35,7 @@ def find_principal(session: Session, digest: bytes, now_us: int) -> Principal | 
     if key is None or _over(key.revoked_us, now_us) or _over(key.expires_us, now_us):
         return None
     tenant = None if key.tenant_id is None else tenants.get_tenant(session, key.tenant_id)
+    found = None if tenant is None else plans.subscribed(session, tenant.id, now_us)
     return Principal(
         key_id=key.id,
         kind=key.kind,
@@ -40,15 +45,15 @@ def find_principal(session: Session, digest: bytes, now_us: int) -> Principal | 
         expires_us=key.expires_us,
         requests_per_minute=key.requests_per_minute,
         tokens_per_minute=key.tokens_per_minute,
-        terms=None if tenant is None else find_terms(session, tenant.id, now_us),
+        terms=None if found is None else terms_of(found[1]),
+        terms_until_us=None if found is None else found[0].ended_us,
     )
 
 
 def find_terms(session: Session, tenant_id: str, now_us: int) -> Terms | None:
-    """Return the terms a tenant is on at `now_us`, or None without a subscription."""
-    subscription = plans.subscription_at(session, tenant_id, now_us)
-    version = None if subscription is None else plans.get_version(session, subscription.plan, subscription.version)
-    return None if version is None else terms_of(version)
+    """Return the terms a tenant is on at `now_us`, whether its months have begun or wait for its first request; None without a subscription."""
+    found = plans.subscribed(session, tenant_id, now_us)
+    return None if found is None else terms_of(found[1])
 
 
 def _over(at_us: int | None, now_us: int) -> bool:

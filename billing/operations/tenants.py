@@ -1,21 +1,19 @@
-"""Tenants: create, list, suspend, move to another plan. Each function is one transaction."""
+"""Tenants: create, list, suspend. Each function is one transaction. Moving to another plan is in `subscriptions`."""
 
 from sqlmodel import Session
 
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
 from billing.grants import periods
-from billing.grants import store as grants
 from billing.money import exponent
-from billing.operations.grants import void_in
 from billing.plans import store as plans
-from billing.plans.terms import PlanVersion, Subscription
+from billing.plans.terms import PlanVersion
 from billing.tenants import store
 from billing.tenants.tenant import STATES, Tenant, check_slug
 
 
 def create_tenant(db: Database, *, id: str, name: str, plan: str, currency: str = "USD", timezone: str = "UTC", now_us: int) -> Tenant:
-    """Create an active tenant on the newest version of a plan; its first month begins now.
+    """Create an active tenant on the newest version of a plan; its first month begins now, or with its first request where the plan says so.
 
     Raises `Invalid` (slug, currency, zone, a plan in another currency), `NotFound` (plan) and `Conflict` (id taken).
     """
@@ -27,7 +25,7 @@ def create_tenant(db: Database, *, id: str, name: str, plan: str, currency: str 
         store.note_change(session, id, now_us)
         if store.get_tenant(session, id) is not None:
             raise Conflict(f"tenant `{id}` exists already; choose another id")
-        version = _plan_for(session, plan, tenant)
+        version = plan_for(session, plan, tenant)
         store.insert_tenant(session, tenant)
         plans.subscribe(session, id, version, now_us)
     return tenant
@@ -57,31 +55,6 @@ def set_state(db: Database, tenant_id: str, state: str, now_us: int) -> Tenant:
         return require_tenant(session, tenant_id)
 
 
-def current_subscription(db: Database, tenant_id: str, now_us: int) -> Subscription | None:
-    """Return the plan a tenant is on, or None. Raises `NotFound` for an unknown tenant."""
-    with db.read() as session:
-        require_tenant(session, tenant_id)
-        return plans.subscription_at(session, tenant_id, now_us)
-
-
-def change_plan(db: Database, tenant_id: str, plan: str, now_us: int) -> Subscription:
-    """Move a tenant to the newest version of a plan, now: what is left of the old allowance is voided, and a new month begins now.
-
-    Other grants stay. Raises `NotFound` (tenant, plan), `Invalid` (a plan in another currency) and `Conflict` (it is on that version already).
-    """
-    with db.write() as session:
-        store.note_change(session, tenant_id, now_us)
-        version = _plan_for(session, plan, require_tenant(session, tenant_id))
-        old = plans.subscription_at(session, tenant_id, now_us)
-        if old is not None and (old.plan, old.version) == (plan, version.version):
-            raise Conflict(f"tenant `{tenant_id}` is on plan `{plan}` version {version.version} already, which is its newest")
-        if old is not None:
-            for grant in grants.current_grants(session, tenant_id, now_us):
-                if grant.id.startswith(f"plan:{old.id}:"):
-                    void_in(session, grant, now_us)
-        return plans.subscribe(session, tenant_id, version, now_us)
-
-
 def require_tenant(session: Session, tenant_id: str) -> Tenant:
     """Return one tenant in a session that is open. Raises `NotFound`."""
     tenant = store.get_tenant(session, tenant_id)
@@ -90,7 +63,8 @@ def require_tenant(session: Session, tenant_id: str) -> Tenant:
     return tenant
 
 
-def _plan_for(session: Session, plan: str, tenant: Tenant) -> PlanVersion:
+def plan_for(session: Session, plan: str, tenant: Tenant) -> PlanVersion:
+    """Return the newest version of a plan that a tenant may be moved to. Raises `NotFound`, and `Invalid` for one priced in another currency."""
     version = plans.latest_version(session, plan)
     if version is None:
         raise NotFound("plan", plan)

@@ -9,12 +9,13 @@ from sqlmodel import Session
 
 from billing.credits import store as accounts
 from billing.credits.burndown import usable
+from billing.credits.store import PERIOD
 from billing.db import Database
 from billing.errors import Invalid
 from billing.exports import invoice, usage
 from billing.grants import periods
 from billing.grants import store as grants
-from billing.grants.allowance import current_period, due_allowance
+from billing.grants.allowance import due_grants, period_of
 from billing.grants.grant import Grant, burn_key
 from billing.money import price_of
 from billing.operations.tenants import require_tenant
@@ -69,13 +70,13 @@ def balance(db: Database, tenant_id: str, now_us: int) -> Balance:
 
 def read_balance(session: Session, tenant_id: str, now_us: int) -> Balance:
     """Return a tenant's balance within a session of the caller's. Raises `NotFound`."""
-    require_tenant(session, tenant_id)
+    tenant = require_tenant(session, tenant_id)
     current = _grants_in_effect(session, tenant_id, now_us)
     debt = accounts.get(session, tenant_id).debt_ncr
-    found = current_period(session, tenant_id, now_us)
-    subscription, span = found if found is not None else (None, None)
-    version = plans.get_version(session, subscription.plan, subscription.version) if subscription is not None else None
-    past = events.sums_since(session, tenant_id, 0 if span is None else span.start_us)
+    subscription, version = plans.subscribed(session, tenant_id, now_us) or (None, None)
+    begun = subscription is not None and subscription.anchor_us is not None
+    span = period_of(subscription, tenant.timezone, now_us) if subscription is not None and begun else None
+    past = accounts.sum_of(session, tenant_id, PERIOD, 0 if span is None else span.start_us)
     limit = sum(grant.amount_ncr for grant in current)
     remaining = sum(grant.remaining_ncr for grant in current) - debt
     return Balance(
@@ -126,10 +127,8 @@ def export_invoices(db: Database, month: str, *, tenant_id: str | None = None) -
 
 def _grants_in_effect(session: Session, tenant_id: str, now_us: int) -> list[Grant]:
     current = grants.current_grants(session, tenant_id, now_us)
-    due = due_allowance(session, tenant_id, now_us)
-    if due is not None and usable(due, now_us) and grants.get_grant(session, due.id) is None:
-        current = sorted([*current, due], key=burn_key)
-    return current
+    due = [grant for grant in due_grants(session, tenant_id, now_us) if usable(grant, now_us)]
+    return sorted([*current, *due], key=burn_key)
 
 
 def _tenants(session: Session, month: str, tenant_id: str | None) -> list[Tenant]:
@@ -161,8 +160,10 @@ def _fees(session: Session, tenant: Tenant, month: str) -> list[invoice.Fee]:
     start_us, end_us = periods.month_span(month, tenant.timezone)
     fees = []
     for subscription in plans.subscriptions_within(session, tenant.id, start_us, end_us):
+        if subscription.anchor_us is None:
+            continue  # its months begin with the first request
         terms = _version(session, subscription).terms
-        first = max(start_us, subscription.started_us)
+        first = max(start_us, subscription.started_us, subscription.anchor_us)
         span = periods.period_at(subscription.anchor_us, tenant.timezone, first)
         while span.start_us < end_us and (subscription.ended_us is None or span.start_us < subscription.ended_us):
             if span.start_us >= first and terms.monthly_fee_minor:

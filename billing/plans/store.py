@@ -1,10 +1,15 @@
 """Queries over plans, versions and subscriptions. Takes a session, never commits."""
 
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import ColumnElement, Table, bindparam, func, update
+from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
 from billing.plans.table import PlanRow, PlanVersionRow, SubscriptionRow
 from billing.plans.terms import PlanTerms, PlanVersion, Subscription
+
+_SUBSCRIPTION: Table = SubscriptionRow.metadata.tables["subscription"]
+_ACTIVATE = update(_SUBSCRIPTION).where(_SUBSCRIPTION.c.id == bindparam("subscription"), _SUBSCRIPTION.c.anchor_us.is_(None)).values(anchor_us=bindparam("now"))
+_ANCHOR = columns(_SUBSCRIPTION.c.anchor_us).where(_SUBSCRIPTION.c.id == bindparam("subscription"))
 
 
 def add_version(session: Session, terms: PlanTerms, now_us: int) -> PlanVersion:
@@ -46,23 +51,60 @@ def subscriber_counts(session: Session, now_us: int) -> dict[tuple[str, int], in
     return {(plan, version): count for plan, version, count in session.exec(query)}
 
 
-def subscribe(session: Session, tenant_id: str, version: PlanVersion, now_us: int) -> Subscription:
-    """Put a tenant on a plan's version from now on, its months anchored now; a subscription it has ends now. The caller holds the admin lock."""
-    for row in session.exec(select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, col(SubscriptionRow.ended_us).is_(None))):
-        row.ended_us = now_us
+def subscribe(session: Session, tenant_id: str, version: PlanVersion, start_us: int, *, anchor_us: int | None = None) -> Subscription:
+    """Put a tenant on a plan's version from an instant on; what it has ends then, what was to come later never begins. The caller holds the admin lock.
+
+    Its months are counted from `anchor_us`; without one from `start_us`, or from the first request where the plan says so.
+    """
+    for row in session.exec(select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, _not_ended(start_us))):
+        row.ended_us = max(row.started_us, start_us)
         session.add(row)
     number = session.exec(select(func.count()).select_from(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id)).one() + 1
+    if anchor_us is None and not version.terms.activate_on_first_use:
+        anchor_us = start_us
     row = SubscriptionRow(
-        id=f"{tenant_id}.{number}", tenant_id=tenant_id, plan_id=version.terms.plan, version=version.version, anchor_us=now_us, started_us=now_us
+        id=f"{tenant_id}.{number}", tenant_id=tenant_id, plan_id=version.terms.plan, version=version.version, anchor_us=anchor_us, started_us=start_us
     )
     session.add(row)
     session.flush()
     return _subscription(row)
 
 
+def unschedule(session: Session, tenant_id: str, now_us: int) -> None:
+    """Take back the subscription that is to begin after `now_us`; the one in force goes on without an end. The caller holds the admin lock."""
+    for row in session.exec(select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, _not_ended(now_us))):
+        row.ended_us = row.started_us if row.started_us > now_us else None
+        session.add(row)
+    session.flush()
+
+
+def activate(session: Session, subscription_id: str, now_us: int) -> int:
+    """Begin the months of a subscription that waits for its first request, and return their anchor: whoever comes second finds the first one's."""
+    session.connection().execute(_ACTIVATE, {"subscription": subscription_id, "now": now_us})
+    return int(session.connection().execute(_ANCHOR, {"subscription": subscription_id}).scalar_one())
+
+
+def subscribed(session: Session, tenant_id: str, at_us: int) -> tuple[Subscription, PlanVersion] | None:
+    """Return the subscription a tenant has at an instant with its plan's version, or None. One query."""
+    query = (
+        select(SubscriptionRow, PlanVersionRow)
+        .join(PlanVersionRow, (col(PlanVersionRow.plan_id) == SubscriptionRow.plan_id) & (col(PlanVersionRow.version) == SubscriptionRow.version))
+        .where(SubscriptionRow.tenant_id == tenant_id, SubscriptionRow.started_us <= at_us, _not_ended(at_us))
+        .execution_options(populate_existing=True)
+    )
+    found = session.exec(query).first()
+    return None if found is None else (_subscription(found[0]), _version(found[1]))
+
+
 def subscription_at(session: Session, tenant_id: str, at_us: int) -> Subscription | None:
     """Return the subscription a tenant has at an instant, or None."""
-    query = select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, SubscriptionRow.started_us <= at_us, _not_ended(at_us))
+    found = subscribed(session, tenant_id, at_us)
+    return None if found is None else found[0]
+
+
+def next_subscription(session: Session, tenant_id: str, now_us: int) -> Subscription | None:
+    """Return the subscription that is to begin after `now_us`, or None."""
+    query = select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, SubscriptionRow.started_us > now_us, _not_ended(now_us), _not_empty())
     row = session.exec(query).first()
     return None if row is None else _subscription(row)
 
@@ -71,7 +113,7 @@ def subscriptions_within(session: Session, tenant_id: str, start_us: int, end_us
     """Return the subscriptions that a tenant had at any time of [start_us, end_us), oldest first."""
     query = (
         select(SubscriptionRow)
-        .where(SubscriptionRow.tenant_id == tenant_id, SubscriptionRow.started_us < end_us, _not_ended(start_us))
+        .where(SubscriptionRow.tenant_id == tenant_id, SubscriptionRow.started_us < end_us, _not_ended(start_us), _not_empty())
         .order_by(col(SubscriptionRow.started_us), SubscriptionRow.id)
     )
     return [_subscription(row) for row in session.exec(query)]
@@ -79,6 +121,10 @@ def subscriptions_within(session: Session, tenant_id: str, start_us: int, end_us
 
 def _not_ended(at_us: int) -> ColumnElement[bool]:
     return (col(SubscriptionRow.ended_us).is_(None)) | (col(SubscriptionRow.ended_us) > at_us)
+
+
+def _not_empty() -> ColumnElement[bool]:
+    return (col(SubscriptionRow.ended_us).is_(None)) | (col(SubscriptionRow.ended_us) > SubscriptionRow.started_us)
 
 
 def _subscription(row: SubscriptionRow) -> Subscription:

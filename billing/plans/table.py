@@ -5,7 +5,7 @@ A version is never updated: changing a plan adds one, and a subscription names t
 
 from typing import ClassVar
 
-from sqlalchemy import JSON, BigInteger, ForeignKeyConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKeyConstraint, false, text
 from sqlmodel import Field, SQLModel
 
 
@@ -37,10 +37,20 @@ class PlanVersionRow(SQLModel, table=True):
     currency: str
     credit_price: str | None = None
     created_us: int = Field(sa_type=BigInteger)
+    seat_allowance_ncr: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
+    rollover_cap_ncr: int | None = Field(default=None, sa_type=BigInteger)
+    activate_on_first_use: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    fallback_model: str | None = None
+    slow_weight: int = Field(default=1, sa_column_kwargs={"server_default": text("1")})
+    glide_percent: int = Field(default=10, sa_column_kwargs={"server_default": text("10")})
+    on_database_loss: str = Field(default="slow", sa_column_kwargs={"server_default": text("'slow'")})
 
 
 class SubscriptionRow(SQLModel, table=True):
-    """A tenant on a plan's version from an instant until another; its months are counted from `anchor_us`."""
+    """A tenant on a plan's version from an instant until another; its months are counted from `anchor_us`, NULL until the first request.
+
+    One that ends where it starts was never in force: a change of plan that was taken back before it came.
+    """
 
     __tablename__: ClassVar[str] = "subscription"
     __table_args__ = (ForeignKeyConstraint(["plan_id", "version"], ["plan_version.plan_id", "plan_version.version"]),)
@@ -48,6 +58,6 @@ class SubscriptionRow(SQLModel, table=True):
     tenant_id: str = Field(foreign_key="tenant.id", index=True)
     plan_id: str
     version: int
-    anchor_us: int = Field(sa_type=BigInteger)
+    anchor_us: int | None = Field(default=None, sa_type=BigInteger)
     started_us: int = Field(sa_type=BigInteger)
     ended_us: int | None = Field(default=None, sa_type=BigInteger)

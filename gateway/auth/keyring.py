@@ -1,7 +1,7 @@
 """From a secret to the principal it stands for, from memory.
 
 Secrets are looked up by keyed digest; a miss asks the database once, however many requests wait for it. What was found stays until
-the change feed says that its tenant changed; then it is looked up again at its next use, and stays in force until that could be done:
+the change feed says that its tenant changed, or a change of plan comes that was written before; then it is looked up again at its next use, and stays in force until that could be done:
 a database that is away shuts out no key that was known. Unknown keys are remembered too, so that guessing costs the database little.
 """
 
@@ -45,6 +45,9 @@ class Keyring:
         """
         digest = self._hasher.digest(secret)
         principal = self._known.get(digest)
+        if principal is not None and principal.terms_until_us is not None and principal.terms_until_us <= self._now_us():
+            self._outlived(digest, principal)
+            principal = None
         if principal is None:
             if digest in self._unknown:
                 return None
@@ -63,6 +66,11 @@ class Keyring:
         for digest, principal in changed.items():
             del self._known[digest]
             _remember(self._stale, digest, principal, KNOWN_MAX)
+
+    def _outlived(self, digest: bytes, principal: Principal) -> None:
+        """Take note that a change of plan has come that was written before: the key is known, its terms are not."""
+        del self._known[digest]
+        _remember(self._stale, digest, principal, KNOWN_MAX)
 
     async def _renew(self, digest: bytes, stale: Principal) -> Principal | None:
         """Look a key up that was known; while that cannot be done it stays what it was."""

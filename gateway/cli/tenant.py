@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
+from billing.grants.periods import wall_clock
 from billing.money import format_credits
-from billing.operations import plans, tenants, usage
+from billing.operations import subscriptions, tenants, usage
 from billing.tenants.tenant import Tenant
 from gateway.cli.books import Books, ConfigOption, open_books
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_one, write_rows
@@ -14,7 +15,7 @@ from gateway.wire.instants import show as instant
 app = typer.Typer(no_args_is_help=True, help="Tenants: who is served, on which plan.")
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT")]
 BRIEF = ("id", "name", "state", "plan", "timezone")
-COLUMNS = ("id", "name", "state", "plan", "currency", "timezone", "created")
+COLUMNS = ("id", "name", "state", "plan", "next_plan", "currency", "timezone", "created")
 
 
 @app.command()
@@ -24,10 +25,10 @@ def create(
     plan: Annotated[str, typer.Option("--plan", help="the plan it starts on, from now")],
     name: Annotated[str, typer.Option("--name")] = "",
     currency: Annotated[str, typer.Option("--currency", help="of its invoices")] = "USD",
-    timezone: Annotated[str, typer.Option("--timezone", help="whose days and months it is billed by, like Europe/Berlin")] = "UTC",
+    timezone: Annotated[str, typer.Option("--timezone", help="whose days and months it is billed by, like Europe/Berlin; it stays")] = "UTC",
     config: ConfigOption = None,
 ) -> None:
-    """Create a tenant on a plan; its first month begins now."""
+    """Create a tenant on a plan; its first month begins now, or with its first request where the plan says so."""
     with open_books(config) as books:
         made = tenants.create_tenant(books.database, id=tenant, name=name, plan=plan, currency=currency, timezone=timezone, now_us=books.now_us)
     typer.echo(f"tenant {made.id} is on plan {plan}. Next: weir key issue {made.id} --name NAME")
@@ -45,9 +46,13 @@ def index(form: FormatOption = Format.table, config: ConfigOption = None) -> Non
 def show(tenant: TenantArgument, config: ConfigOption = None) -> None:
     """Show a tenant and its balance."""
     with open_books(config) as books:
-        row = _row(books, tenants.get_tenant(books.database, tenant))
+        found = tenants.get_tenant(books.database, tenant)
         balance = usage.balance(books.database, tenant, books.now_us)
-        write_one(row | {"credits_left": format_credits(balance.remaining_ncr), "credits_granted": format_credits(balance.limit_ncr)})
+        write_one(
+            _row(books, found)
+            | {"period": _period(books, found)}
+            | {"credits_left": format_credits(balance.remaining_ncr), "credits_granted": format_credits(balance.limit_ncr)}
+        )
 
 
 @app.command()
@@ -69,24 +74,54 @@ def resume(tenant: TenantArgument, config: ConfigOption = None) -> None:
 
 
 @app.command()
-def plan(tenant: TenantArgument, plan: Annotated[str, typer.Argument(metavar="PLAN")], yes: YesOption = False, config: ConfigOption = None) -> None:
-    """Move a tenant to a plan's newest version, now: what is left of its allowance ends, and a new month begins."""
+def plan(
+    tenant: TenantArgument,
+    plan: Annotated[str, typer.Argument(metavar="PLAN")],
+    *,
+    when: Annotated[str | None, typer.Option("--when", help="now or period-end; left out: now, but fewer credits come when the period ends")] = None,
+    yes: YesOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Move a tenant to a plan's newest version. Its months stay as they are; more credits come at once, pro rata for the rest of the period.
+
+    A change that is still to come is replaced; naming the plan version that the tenant is on takes it back.
+    """
     with open_books(config) as books:
-        tenants.get_tenant(books.database, tenant)
-        plans.get_plan(books.database, plan)
-        confirm(f"Move tenant `{tenant}` to plan `{plan}` now? What is left of this month's allowance ends.", yes)
-        subscription = tenants.change_plan(books.database, tenant_id=tenant, plan=plan, now_us=books.now_us)
-    typer.echo(f"tenant {tenant} is on plan {subscription.plan} version {subscription.version}")
+        planned = subscriptions.preview_plan(books.database, tenant, plan, books.now_us, when=when)
+        confirm(f"{_sentence(planned)} Do it?", yes)
+        change = subscriptions.change_plan(books.database, tenant, plan, books.now_us, when=when)
+    typer.echo(subscriptions.in_words(change))
+
+
+@app.command()
+def stay(tenant: TenantArgument, config: ConfigOption = None) -> None:
+    """Take back a change of plan that is to come when the period ends."""
+    with open_books(config) as books:
+        current = subscriptions.cancel_change(books.database, tenant, books.now_us)
+    typer.echo(f"tenant {tenant} stays on plan {current.plan} version {current.version}")
+
+
+def _sentence(change: subscriptions.Change) -> str:
+    words = subscriptions.in_words(change)
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _row(books: Books, tenant: Tenant) -> dict[str, Any]:
-    subscription = tenants.current_subscription(books.database, tenant.id, books.now_us)
+    found = subscriptions.standing(books.database, tenant.id, books.now_us)
     return {
         "id": tenant.id,
         "name": tenant.name,
         "state": tenant.state,
-        "plan": f"{subscription.plan} v{subscription.version}" if subscription else None,
+        "plan": f"{found.current.plan} v{found.current.version}" if found.current else None,
+        "next_plan": f"{found.next.plan} v{found.next.version} from {instant(found.next.started_us)}" if found.next else None,
         "currency": tenant.currency,
         "timezone": tenant.timezone,
         "created": instant(tenant.created_us),
     }
+
+
+def _period(books: Books, tenant: Tenant) -> str | None:
+    found = subscriptions.standing(books.database, tenant.id, books.now_us)
+    if found.period is None:
+        return "begins with its first request" if found.current else None
+    return f"{wall_clock(found.period.start_us, tenant.timezone)} until {wall_clock(found.period.end_us, tenant.timezone)}"

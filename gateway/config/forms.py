@@ -1,4 +1,4 @@
-"""Plans and rates as people write them: amounts in decimal text, checked field by field, turned into the books' integers.
+"""Plans and tenants as people write them (rates: `prices.py`): amounts in decimal text, checked field by field, turned into the books' integers.
 
 The same forms stand behind `seed:` in weir.yaml, the admin API and the command line, so that all three accept and refuse alike.
 """
@@ -10,14 +10,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from billing.errors import Invalid
-from billing.meter import BUCKETS
-from billing.money import exponent, format_credits, format_money, format_rate_per_million, parse_credits, parse_money, parse_price, parse_rate_per_million
-from billing.plans.terms import PlanTerms
+from billing.money import exponent, format_credits, format_money, parse_credits, parse_money, parse_price, parse_rate_per_million
+from billing.plans.terms import PlanTerms, incoherent
 from billing.tenants.tenant import check_slug
 
 V = TypeVar("V")
 
-EACH = ("images", "seconds", "requests", "searches")  # priced by the piece; the other buckets by the million tokens
 SLUG = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MODEL = r"^[!-~]{1,256}$"
 
@@ -29,7 +27,9 @@ def _text(value: object) -> object:
     return str(value) if type(value) is int else value
 
 
-def _checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
+def checked_by(parse: Callable[[str], Any]) -> Callable[[str], str]:
+    """Make a validator that keeps the text and says what `parse` finds wrong with it."""
+
     def check(text: str) -> str:
         try:
             parse(text)
@@ -64,18 +64,18 @@ def _positive(text: str) -> int:
 
 Slug = Annotated[
     str,
-    AfterValidator(_checked(lambda text: check_slug("id", text))),
+    AfterValidator(checked_by(lambda text: check_slug("id", text))),
     Field(json_schema_extra={"pattern": SLUG}, description="lower-case letters, digits and dashes"),
 ]
-PublicName = Annotated[str, AfterValidator(_checked(_model_name)), Field(json_schema_extra={"pattern": MODEL}, description="a model's public name")]
+PublicName = Annotated[str, AfterValidator(checked_by(_model_name)), Field(json_schema_extra={"pattern": MODEL}, description="a model's public name")]
 Text = Annotated[str, BeforeValidator(_text)]
-Credits = Annotated[Text, AfterValidator(_checked(_not_negative)), Field(examples=["1000"], description="credits, decimal text")]
-PositiveCredits = Annotated[Text, AfterValidator(_checked(_positive)), Field(examples=["500"], description="credits, decimal text")]
-PerMillion = Annotated[Text, AfterValidator(_checked(parse_rate_per_million)), Field(examples=["0.5"], description="credits per 1,000,000, decimal text")]
-Price = Annotated[Text, AfterValidator(_checked(parse_price)), Field(examples=["0.01"], description="major currency units, decimal text")]
+Credits = Annotated[Text, AfterValidator(checked_by(_not_negative)), Field(examples=["1000"], description="credits, decimal text")]
+PositiveCredits = Annotated[Text, AfterValidator(checked_by(_positive)), Field(examples=["500"], description="credits, decimal text")]
+PerMillion = Annotated[Text, AfterValidator(checked_by(parse_rate_per_million)), Field(examples=["0.5"], description="credits per 1,000,000, decimal text")]
+Price = Annotated[Text, AfterValidator(checked_by(parse_price)), Field(examples=["0.01"], description="major currency units, decimal text")]
 
 
-Currency = Annotated[str, AfterValidator(_checked(exponent)), Field(examples=["EUR"], description="ISO 4217")]
+Currency = Annotated[str, AfterValidator(checked_by(exponent)), Field(examples=["EUR"], description="ISO 4217")]
 
 
 class Form(BaseModel):
@@ -85,18 +85,29 @@ class Form(BaseModel):
 
 
 class PlanForm(Form):
-    """A plan's terms. `credits` are granted at the start of every month of the subscription, and end with it."""
+    """A plan's terms. `credits` are granted at the start of every month of the subscription, and end with it, but for what rolls over."""
 
     credits: Credits
     name: str = Field("", max_length=200)
-    on_exhausted: Literal["slow", "overage", "block"] = Field("slow", description="past the credits: served slowly, served and invoiced, or refused")
+    seat_credits: Credits = Field("0", description="beside `credits`, to each active key every month, usable by it alone and used first")
+    rollover_cap: Credits | None = Field(None, description="of what is left of `credits`, at most so much stays for one more month")
+    activate_on_first_use: bool = Field(False, description="a new tenant's months begin with its first request")
+    on_exhausted: Literal["slow", "overage", "block", "fallback"] = Field(
+        "slow", description="past the credits: served slowly, served and invoiced, refused, or served by `fallback_model`"
+    )
+    fallback_model: PublicName | None = Field(None, description="with on_exhausted fallback: the model that serves instead")
     slow_daily_cap: Credits | None = Field(None, description="at most so many credits' worth a day in the slow lane")
-    weight: int = Field(1, ge=1, le=1000)
+    weight: int = Field(1, ge=1, le=1000, description="share of a busy backend, against other tenants")
+    slow_weight: int = Field(1, ge=1, le=1000, description="the same without credits; at most `weight`")
+    glide_percent: int = Field(10, ge=0, le=100, description="over the last so many percent of the credits `weight` falls to `slow_weight`")
     fast_concurrency: int | None = Field(None, ge=1)
     slow_concurrency: int = Field(2, ge=1)
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     allowed_models: list[PublicName] | None = Field(None, description="absent: every model")
+    on_database_loss: Literal["slow", "closed"] = Field(
+        "slow", description="while the books are away and what was set aside is used up: served slowly, or refused"
+    )
     currency: Currency = "USD"
     monthly_fee: Text = Field("0", description="major currency units, decimal text")
     credit_price: Price | None = Field(None, description="a credit's price past the allowance, in major currency units")
@@ -105,13 +116,21 @@ class PlanForm(Form):
     @classmethod
     def _fits_the_currency(cls, fee: str, info: ValidationInfo) -> str:
         if "currency" in info.data:  # a wrong one is said already
-            _checked(lambda text: _not_negative_money(text, info.data["currency"]))(fee)
+            checked_by(lambda text: _not_negative_money(text, info.data["currency"]))(fee)
         return fee
 
     @model_validator(mode="after")
     def _adds_up(self) -> "PlanForm":
         if self.on_exhausted == "overage" and self.credit_price is None:
             raise ValueError("credit_price is missing: on_exhausted overage invoices every credit past the allowance, at this price")
+        if fault := incoherent(
+            on_exhausted=self.on_exhausted,
+            fallback_model=self.fallback_model,
+            allowed_models=None if self.allowed_models is None else frozenset(self.allowed_models),
+            weights=(self.weight, self.slow_weight),
+            rolls_over=bool(self.rollover_cap and parse_credits(self.rollover_cap)) and not parse_credits(self.credits),
+        ):
+            raise ValueError(f"{fault[0]} {fault[1]}")
         return self
 
     def terms(self, plan: str) -> PlanTerms:
@@ -120,14 +139,21 @@ class PlanForm(Form):
             plan=plan,
             name=self.name or plan,
             allowance_ncr=parse_credits(self.credits),
+            seat_allowance_ncr=parse_credits(self.seat_credits),
+            rollover_cap_ncr=None if self.rollover_cap is None else parse_credits(self.rollover_cap),
+            activate_on_first_use=self.activate_on_first_use,
             on_exhausted=self.on_exhausted,
+            fallback_model=self.fallback_model,
             slow_daily_cap_ncr=None if self.slow_daily_cap is None else parse_credits(self.slow_daily_cap),
             weight=self.weight,
+            slow_weight=self.slow_weight,
+            glide_percent=self.glide_percent,
             fast_concurrency=self.fast_concurrency,
             slow_concurrency=self.slow_concurrency,
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
             allowed_models=None if self.allowed_models is None else frozenset(self.allowed_models),
+            on_database_loss=self.on_database_loss,
             monthly_fee_minor=parse_money(self.monthly_fee, self.currency),
             currency=self.currency,
             credit_price=self.credit_price,
@@ -139,58 +165,25 @@ def plan_figures(terms: PlanTerms) -> dict[str, Any]:
     return {
         "credits": format_credits(terms.allowance_ncr),
         "name": terms.name,
+        "seat_credits": format_credits(terms.seat_allowance_ncr),
+        "rollover_cap": None if terms.rollover_cap_ncr is None else format_credits(terms.rollover_cap_ncr),
+        "activate_on_first_use": terms.activate_on_first_use,
         "on_exhausted": terms.on_exhausted,
+        "fallback_model": terms.fallback_model,
         "slow_daily_cap": None if terms.slow_daily_cap_ncr is None else format_credits(terms.slow_daily_cap_ncr),
         "weight": terms.weight,
+        "slow_weight": terms.slow_weight,
+        "glide_percent": terms.glide_percent,
         "fast_concurrency": terms.fast_concurrency,
         "slow_concurrency": terms.slow_concurrency,
         "requests_per_minute": terms.requests_per_minute,
         "tokens_per_minute": terms.tokens_per_minute,
         "allowed_models": None if terms.allowed_models is None else sorted(terms.allowed_models),
+        "on_database_loss": terms.on_database_loss,
         "monthly_fee": format_money(terms.monthly_fee_minor, terms.currency),
         "currency": terms.currency,
         "credit_price": terms.credit_price,
     }
-
-
-class RateForm(Form):
-    """What a model costs: credits per 1,000,000 tokens of a kind, and credits each for what is counted by the piece.
-
-    A kind left out costs what it is a kind of: cached, written and audio input cost `input`, audio output costs `output`.
-    """
-
-    input: PerMillion | None = None
-    cache_read: PerMillion | None = None
-    cache_write_5m: PerMillion | None = None
-    cache_write_1h: PerMillion | None = None
-    audio_in: PerMillion | None = None
-    image_in: PerMillion | None = None
-    output: PerMillion | None = None
-    audio_out: PerMillion | None = None
-    reasoning: PerMillion | None = None
-    images: Credits | None = None
-    seconds: Credits | None = None
-    requests: Credits | None = None
-    searches: Credits | None = None
-    free: bool = Field(False, description="the model costs nothing, on purpose")
-
-    @model_validator(mode="after")
-    def _prices_something(self) -> "RateForm":
-        if self.free and self.prices():
-            raise ValueError("a free model has no prices; give prices or `free`, not both")
-        if not self.free and (self.input is None or self.output is None):
-            raise ValueError("a rate names `input` and `output` (0 where it costs nothing), or says that the model is `free`")
-        return self
-
-    def prices(self) -> dict[str, int]:
-        """Return ncr per unit for each bucket that has a price here."""
-        given = {bucket: text for bucket in BUCKETS if (text := getattr(self, bucket)) is not None}
-        return {bucket: parse_credits(text) if bucket in EACH else parse_rate_per_million(text) for bucket, text in given.items()}
-
-
-def rate_figures(prices: dict[str, int]) -> dict[str, str]:
-    """Write prices (ncr per unit) back as `RateForm` has them."""
-    return {bucket: format_credits(ncr) if bucket in EACH else format_rate_per_million(ncr) for bucket, ncr in prices.items()}
 
 
 class TenantForm(Form):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from gateway.flow.settle import INPUT_WEIGHT, OUTPUT_WEIGHT, Settler
 from gateway.lanes.gate import Gate
 from gateway.lanes.queue import Ticket
-from gateway.lanes.standing import Lane
+from gateway.lanes.standing import Lane, weight_of
 
 if TYPE_CHECKING:
     from gateway.services import Services
@@ -20,7 +20,7 @@ async def enter(services: "Services", settler: Settler, gate: Gate) -> Ticket:
         tenant=reserved.admitted.tenant_id,
         lane=reserved.lane,
         cost=INPUT_WEIGHT * (reserved.prompt_tokens_max // 4) + OUTPUT_WEIGHT * reserved.output_tokens_max,
-        weight=terms.weight,
+        weight=weight_of(reserved.lane, reserved.hold.claims.unheld_ncr, reserved.hold.claims.limit_ncr, terms),
         limit=terms.fast_concurrency if fast else terms.slow_concurrency,
     )
     waited_us = 0

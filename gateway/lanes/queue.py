@@ -12,9 +12,9 @@ from collections import deque
 
 import msgspec
 
-from gateway.lanes.standing import Lane
+from gateway.lanes.standing import WEIGHT_UNIT, Lane
 
-SCALE = 1024  # counters are integers; a weight divides with this much precision left
+SCALE = 1024 * WEIGHT_UNIT  # counters are integers; a weight divides with this much precision left
 
 
 class Full(Exception):
@@ -22,12 +22,15 @@ class Full(Exception):
 
 
 class Ticket(msgspec.Struct, kw_only=True, eq=False):
-    """One request in the queue. `cost` is its estimate in weighted tokens, `limit` how many of the tenant's may run in this lane at once."""
+    """One request in the queue. `cost` is its estimate in weighted tokens, `weight` in 1/WEIGHT_UNIT of a plan's.
+
+    `limit` is how many of the tenant's may run in this lane at once.
+    """
 
     tenant: str
     lane: Lane
     cost: int
-    weight: int = 1
+    weight: int = WEIGHT_UNIT
     limit: int | None = None
     since_us: int = 0
     granted: bool = False

@@ -7,6 +7,7 @@ setting can put a slow request ahead of a fast one.
 from enum import StrEnum
 
 from billing.credits.account import Account
+from billing.credits.purse import Claims
 from billing.plans.terms import Terms
 
 
@@ -27,23 +28,43 @@ class Lane(StrEnum):
     SLOW = "slow"
 
 
-WARN_AT_PERCENT = 80
-GLIDE_AT_PERCENT = 90
+WARN_PERCENT = 20
+GLIDE_PERCENT = 10
+WEIGHT_UNIT = 1024  # a plan's weight of 1 in the queue's integers, so that a weight between two still has its place
 
 
-def standing(free_ncr: int, limit_ncr: int, *, capped: bool = False) -> Standing:
+def standing(free_ncr: int, limit_ncr: int, *, capped: bool = False, glide_percent: int = GLIDE_PERCENT) -> Standing:
     """Tell a standing from what is free of what was granted (ncr). `capped`: past the credits this tenant is refused."""
     if free_ncr <= 0:
         return Standing.CAPPED if capped else Standing.SLOW
-    used_percent = 100 - 100 * free_ncr // limit_ncr if limit_ncr > 0 else 0
-    if used_percent >= GLIDE_AT_PERCENT:
+    if 100 * free_ncr <= glide_percent * limit_ncr:
         return Standing.GLIDE
-    return Standing.WARN if used_percent >= WARN_AT_PERCENT else Standing.FAST
+    return Standing.WARN if 100 * free_ncr <= WARN_PERCENT * limit_ncr else Standing.FAST
 
 
-def standing_of(account: Account, terms: Terms, now_us: int) -> Standing:
-    """Tell how a tenant stands now, on the terms of its plan."""
-    return standing(account.free_ncr, account.limit_ncr, capped=terms.on_exhausted == "block" or day_is_spent(account, terms, now_us))
+def standing_of(account: Account, claims: Claims, terms: Terms, now_us: int) -> Standing:
+    """Tell how a tenant stands now with what requests of one kind may use, on the terms of its plan."""
+    capped = terms.on_exhausted == "block" or day_is_spent(account, terms, now_us)
+    return standing(claims.unheld_ncr, claims.limit_ncr, capped=capped, glide_percent=terms.glide_percent)
+
+
+def weight_of(lane: Lane, free_ncr: int, limit_ncr: int, terms: Terms) -> int:
+    """Return what a request weighs in its lane's queue, in 1/WEIGHT_UNIT of a plan's weight.
+
+    Over the last `glide_percent` of what was granted (ncr) it falls from the plan's weight with credits to that without, as AWS does with
+    burst credits: w_slow + (w_fast - w_slow) * free / (glide * limit). So nothing drops at once, and no slow request weighs more than a fast one
+    of the same plan. A plan that invoices what is past the credits keeps its weight: it never comes to the slow lane.
+    """
+    if terms.on_exhausted == "overage":
+        return terms.weight * WEIGHT_UNIT
+    slow = min(terms.slow_weight, terms.weight) * WEIGHT_UNIT
+    if lane is Lane.SLOW:
+        return slow
+    full = terms.weight * WEIGHT_UNIT
+    glide = terms.glide_percent * limit_ncr  # in hundredths of an ncr
+    if 100 * free_ncr >= glide:
+        return full
+    return slow + (full - slow) * 100 * max(0, free_ncr) // glide
 
 
 def day_is_spent(account: Account, terms: Terms, now_us: int) -> bool:

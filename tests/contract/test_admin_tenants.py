@@ -22,7 +22,8 @@ def test_201_creates_a_tenant_on_a_plan(api: AdminApi) -> None:
     answer = api.http.post("/admin/tenants", json={"id": "acme", "plan_id": "pro", "name": "ACME", "timezone": "Europe/Berlin"})
     assert answer.status_code == 201
     expected = {"id": "acme", "name": "ACME", "state": "active", "plan_id": "pro", "plan_version": 1, "currency": "USD", "timezone": "Europe/Berlin"}
-    assert answer.json() == {**expected, "created_at": "2026-11-03T12:00:00Z"}
+    period = {"period_start": "2026-11-03T12:00:00Z", "period_end": "2026-12-03T12:00:00Z", "next_plan": None}
+    assert answer.json() == {**expected, **period, "created_at": "2026-11-03T12:00:00Z"}
     assert api.http.get("/admin/tenants/acme").json() == answer.json()
     assert api.changes.count == 1
 
@@ -86,13 +87,46 @@ def test_a_tenant_is_suspended_and_resumed(api: AdminApi) -> None:
     assert api.changes.count == 2
 
 
-def test_a_tenant_moves_to_another_plan(api: AdminApi) -> None:
+def test_a_tenant_moves_to_a_plan_with_more_credits_at_once(api: AdminApi) -> None:
     api.tenant("acme")
-    api.plan("max")
-    assert api.http.patch("/admin/tenants/acme", json={"plan_id": "max"}).json()["plan_id"] == "max"
+    api.plan("max", allowance_ncr=4000 * 10**9)
+    moved = api.http.patch("/admin/tenants/acme", json={"plan_id": "max"}).json()
+    assert (moved["plan_id"], moved["next_plan"]) == ("max", None)
+    assert moved["said"] == (
+        "tenant acme moves from plan pro version 1 to plan max version 1 now: 3000 credits more until its period ends, 2026-12-03 12:00 UTC; "
+        "what it was given before stays, and so do its months"
+    )
 
 
-@pytest.mark.parametrize("body", [{}, {"state": "gone"}, {"state": None}])
+def test_a_change_that_is_to_come_is_shown_and_taken_back(api: AdminApi) -> None:
+    api.tenant("acme")
+    api.plan("mini", allowance_ncr=10**9)
+    coming = {"plan_id": "mini", "plan_version": 1, "starts_at": "2026-12-03T12:00:00Z"}
+    moved = api.http.patch("/admin/tenants/acme", json={"plan_id": "mini"}).json()
+    assert (moved["plan_id"], moved["next_plan"]) == ("pro", coming)
+    assert "moves from plan pro version 1 to plan mini version 1 when its period ends, 2026-12-03 12:00 UTC" in moved["said"]
+    assert api.http.get("/admin/tenants/acme").json()["next_plan"] == coming
+    stayed = api.http.delete("/admin/tenants/acme/next-plan")
+    assert (stayed.status_code, stayed.json()["next_plan"]) == (200, None)
+    problem(api.http.delete("/admin/tenants/acme/next-plan"), 409, "conflict")
+    assert api.http.patch("/admin/tenants/acme", json={"plan_id": "mini", "when": "now"}).json()["plan_id"] == "mini"
+    assert api.changes.count == 3
+
+
+def test_422_for_a_calendar_or_a_currency_that_would_change(api: AdminApi) -> None:
+    api.tenant("acme")
+    for field in ("timezone", "currency"):
+        said = problem(api.http.patch("/admin/tenants/acme", json={field: "UTC"}), 422, "invalid")["detail"]
+        assert f"{field} is chosen when a tenant is created and stays" in said
+
+
+def test_a_tenant_whose_months_wait_for_its_first_request_has_no_period(api: AdminApi) -> None:
+    api.plan("trial", activate_on_first_use=True)
+    answer = api.http.post("/admin/tenants", json={"id": "acme", "plan_id": "trial"}).json()
+    assert (answer["plan_id"], answer["period_start"], answer["period_end"]) == ("trial", None, None)
+
+
+@pytest.mark.parametrize("body", [{}, {"state": "gone"}, {"state": None}, {"state": "active", "when": "now"}, {"plan_id": "pro", "when": "soon"}])
 def test_422_for_a_change_that_changes_nothing(api: AdminApi, body: dict[str, Any]) -> None:
     api.tenant("acme")
     problem(api.http.patch("/admin/tenants/acme", json=body), 422, "invalid")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from billing.money import NCR_PER_CREDIT
-from billing.operations import grants, keys, plans, rates, tenants
+from billing.operations import grants, keys, plans, rates, subscriptions, tenants
 from billing.plans.terms import PlanTerms
 from tests.house import PLAN, TENANT, House, open_house
 from tests.real.upstream import (
@@ -483,7 +483,7 @@ async def test_a_plan_is_not_changed_under_a_tenant_but_limits_of_a_new_plan_hol
 
     def move() -> None:
         plans.set_plan(services.database, PlanTerms(plan="narrow", allowance_ncr=NCR_PER_CREDIT, allowed_models=frozenset({"m"})), now_us=now_us)
-        tenants.change_plan(services.database, tenant_id=TENANT, plan="narrow", now_us=now_us)
+        subscriptions.change_plan(services.database, TENANT, "narrow", now_us, when="now")
 
     await asyncio.to_thread(move)
     async with asyncio.timeout(2):

@@ -1,12 +1,12 @@
 """/admin/tenants: who is served, on which plan."""
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Query
 from pydantic import AliasChoices, BaseModel, Field, model_validator
 
-from billing.operations import tenants
+from billing.operations import subscriptions, tenants
 from billing.tenants.tenant import Tenant
 from gateway.auth.admin import AdminDesk, Desk
 from gateway.config.forms import Currency, Form, Slug
@@ -27,16 +27,34 @@ class TenantNew(Form):
 
 
 class TenantChange(Form):
-    """What to change of a tenant: its state, its plan (from now on, with its months counted from now), or both."""
+    """What to change of a tenant: its state, its plan, or both. The anchor of its months stays."""
 
     state: Literal["active", "suspended"] | None = None
     plan_id: Slug | None = None
+    when: Literal["now", "period-end"] | None = Field(None, description="of `plan_id`; absent: now, but a plan with fewer credits when the period ends")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_its_calendar(cls, given: Any) -> Any:
+        if isinstance(given, dict) and (fixed := {"timezone", "currency"} & given.keys()):
+            raise ValueError(f"{min(fixed)} is chosen when a tenant is created and stays: its days, months and invoices are counted in it")
+        return given
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.state is None and self.plan_id is None:
             raise ValueError("nothing to change: give `state` or `plan_id`")
+        if self.when is not None and self.plan_id is None:
+            raise ValueError("when: says when to move to `plan_id`, which is missing")
         return self
+
+
+class NextPlan(BaseModel):
+    """A change of plan that is to come."""
+
+    plan_id: str
+    plan_version: int
+    starts_at: datetime
 
 
 class TenantOut(BaseModel):
@@ -47,14 +65,23 @@ class TenantOut(BaseModel):
     state: Literal["active", "suspended"]
     plan_id: str | None
     plan_version: int | None
+    period_start: datetime | None = Field(description="absent until the first request, where the plan's months begin with it")
+    period_end: datetime | None
+    next_plan: NextPlan | None
     currency: str
     timezone: str
     created_at: datetime
 
 
+class TenantMoved(TenantOut):
+    """A tenant after a change; `said` is what a change of its plan does, in words."""
+
+    said: str | None
+
+
 @router.post("", summary="Create a tenant", status_code=201)
 def create(body: TenantNew, desk: AdminDesk) -> TenantOut:
-    """Create a tenant on the newest version of a plan; its first month begins now."""
+    """Create a tenant on the newest version of a plan; its first month begins now, or with its first request where the plan says so."""
     made = tenants.create_tenant(
         desk.database, id=body.id, name=body.name, plan=body.plan_id, currency=body.currency, timezone=body.timezone, now_us=desk.now_us()
     )
@@ -76,25 +103,45 @@ def show(tenant_id: str, desk: AdminDesk) -> TenantOut:
 
 
 @router.patch("/{tenant_id}", summary="Suspend, resume or move a tenant")
-def change(tenant_id: str, body: TenantChange, desk: AdminDesk) -> TenantOut:
-    """Suspend a tenant, make it active again, or move it to the newest version of a plan: a new month begins now, the old allowance ends."""
+def change(tenant_id: str, body: TenantChange, desk: AdminDesk) -> TenantMoved:
+    """Suspend a tenant, make it active again, or move it to the newest version of a plan: more credits come at once, fewer when its period ends.
+
+    A change that is still to come is replaced; naming the plan version that the tenant is on takes it back.
+    """
+    said = None
     if body.plan_id is not None:
-        tenants.change_plan(desk.database, tenant_id=tenant_id, plan=body.plan_id, now_us=desk.now_us())
+        said = subscriptions.in_words(subscriptions.change_plan(desk.database, tenant_id, body.plan_id, desk.now_us(), when=body.when))
     if body.state is not None:
         tenants.set_state(desk.database, tenant_id=tenant_id, state=body.state, now_us=desk.now_us())
+    desk.changed()
+    return TenantMoved(**_figures(desk, tenants.get_tenant(desk.database, tenant_id)), said=said)
+
+
+@router.delete("/{tenant_id}/next-plan", summary="Take back a change of plan")
+def stay(tenant_id: str, desk: AdminDesk) -> TenantOut:
+    """Take back the change of plan that is to come when the period ends."""
+    subscriptions.cancel_change(desk.database, tenant_id, desk.now_us())
     desk.changed()
     return _out(desk, tenants.get_tenant(desk.database, tenant_id))
 
 
 def _out(desk: Desk, tenant: Tenant) -> TenantOut:
-    subscription = tenants.current_subscription(desk.database, tenant.id, desk.now_us())
-    return TenantOut(
-        id=tenant.id,
-        name=tenant.name,
-        state="active" if tenant.state == "active" else "suspended",
-        plan_id=subscription.plan if subscription else None,
-        plan_version=subscription.version if subscription else None,
-        currency=tenant.currency,
-        timezone=tenant.timezone,
-        created_at=from_us(tenant.created_us),
-    )
+    return TenantOut(**_figures(desk, tenant))
+
+
+def _figures(desk: Desk, tenant: Tenant) -> dict[str, Any]:
+    found = subscriptions.standing(desk.database, tenant.id, desk.now_us())
+    coming = found.next
+    return {
+        "id": tenant.id,
+        "name": tenant.name,
+        "state": tenant.state,
+        "plan_id": found.current.plan if found.current else None,
+        "plan_version": found.current.version if found.current else None,
+        "period_start": from_us(found.period.start_us) if found.period else None,
+        "period_end": from_us(found.period.end_us) if found.period else None,
+        "next_plan": NextPlan(plan_id=coming.plan, plan_version=coming.version, starts_at=from_us(coming.started_us)) if coming else None,
+        "currency": tenant.currency,
+        "timezone": tenant.timezone,
+        "created_at": from_us(tenant.created_us),
+    }

@@ -17,7 +17,7 @@ from billing.grants.allowance import ensure_allowance
 from billing.grants.periods import month_span
 from billing.meter import Meter
 from billing.money import parse_credits
-from billing.operations import plans, tenants
+from billing.operations import plans, subscriptions, tenants
 from billing.operations.usage import balance, export_invoices, export_usage, usage_rows
 from billing.plans.terms import PlanTerms
 from billing.usage.event import UsageEvent
@@ -135,19 +135,18 @@ def test_an_invoice_has_the_fee_of_the_period_that_begins_in_the_month_and_round
     assert lines[0]["description"] == "plan pro version 1, 2026-11-10 until 2026-12-10"
 
 
-def test_a_change_of_plan_prices_each_event_by_the_plan_of_its_time_and_bills_both_fees(acme: Database) -> None:
+def test_a_change_of_plan_prices_each_event_by_the_plan_of_its_time_and_bills_each_period_once(acme: Database) -> None:
     plans.set_plan(acme, PlanTerms(plan="max", on_exhausted="overage", credit_price="1", monthly_fee_minor=9900, currency="EUR"), START)
     moved_us = START + 15 * DAY + 12 * HOUR
     use(acme, 1, moved_us - HOUR, charge_ncr=100 * CREDIT, cover_ncr=0)
-    tenants.change_plan(acme, tenant_id="acme", plan="max", now_us=moved_us)
+    subscriptions.change_plan(acme, "acme", "max", moved_us, when="now")
     use(acme, 2, moved_us, charge_ncr=100 * CREDIT, cover_ncr=0)
     lines = rows(export_invoices(acme, "2026-11"))
     assert [(line["line"], line["day"], line["amount"]) for line in lines] == [
         ("fee", "2026-11-10", "49.00"),
-        ("fee", "2026-11-16", "99.00"),
         ("usage", "2026-11-16", "101.23"),
     ]
-    assert [line["line"] for line in rows(export_invoices(acme, "2026-12"))] == ["fee"]
+    assert [(line["line"], line["day"], line["amount"]) for line in rows(export_invoices(acme, "2026-12"))] == [("fee", "2026-12-10", "99.00")]
 
 
 def test_what_cannot_be_exported_is_refused_in_words(acme: Database) -> None:
