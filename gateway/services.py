@@ -16,6 +16,7 @@ from backends.transport.direct import DirectTransport
 from backends.transport.over_httpx import HttpxTransport
 from billing.credits.accounts import Accounts
 from billing.db import Database
+from billing.money import parse_credits
 from billing.rates.card import RateCard
 from billing.rates.store import all_rates
 from billing.tenants.keys import KeyHasher
@@ -23,6 +24,7 @@ from billing.tenants.store import latest_change
 from billing.usage.journal import Journal
 from billing.usage.recorder import Recorder
 from gateway.auth.keyring import Keyring
+from gateway.beat import Beat
 from gateway.changes import ChangeFeed
 from gateway.clock import Clock
 from gateway.config import Settings, pepper
@@ -77,6 +79,7 @@ class Services:
     metrics: Road
     keyring: Keyring
     limiter: Limiter
+    beat: Beat
     accounts: Accounts
     recorder: Recorder
     tariff: Tariff
@@ -114,7 +117,12 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         changes.start_after(await reads.feed.run(latest_change))
         await services.tariff.load(reads.feed)
         recorder.start(lambda callback: _post(loop, callback))
-        beside += [vitals.beside("the change feed", changes.follow()), vitals.beside("the ledger's audit", vitals.audit(reads.audits))]
+        await services.beat.join()
+        beside += [
+            vitals.beside("the beat", services.beat.follow()),
+            vitals.beside("the change feed", changes.follow()),
+            vitals.beside("the ledger's audit", vitals.audit(reads.audits)),
+        ]
         beside += [vitals.beside(f"the watch over backend {name}", pool.watch()) for name, pool in services.pools.items()]
         await services.limiter.start(vitals.beside)
         _warm_tokenizers(settings)
@@ -126,7 +134,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         await asyncio.gather(*beside, return_exceptions=True)
         await _let_end(services)
         await services.limiter.aclose()
-        await _close_books(recorder)
+        await _close_books(services)
         await direct.aclose()
         await over_httpx.aclose()
         for reader in reads:
@@ -136,12 +144,14 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
 
 def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services:
     database, books = Database(settings.database_url, pool_max=settings.database.pool_max), settings.books
-    journal = Journal(settings.data_dir / "journal", clock.now_us, bytes_max=books.journal_bytes_max)
+    journal = Journal(settings.data_dir / "journal", clock.now_us, bytes_max=books.journal_bytes_max, durability=books.durability, harden=database.harden)
     recorder = Recorder(database, journal, clock.now_us, flush_ms=books.flush_ms, batch=books.flush_events_max, backlog_max=books.backlog_max)
     reads = Reads(BookReads(database, threads=4), BookReads(database, threads=1), BookReads(database, threads=1, limit_s=AUDIT_S_MAX))
     hasher = KeyHasher(pepper(settings))
     keyring = Keyring(reads.lookups, hasher, clock.now_us)
-    accounts = Accounts(recorder, clock, accounts_max=settings.limits.tenants_cached_max)
+    lease = settings.leases
+    beat = Beat(recorder, clock, journal.folder, term_s=lease.term_s, every_s=lease.beat_s, lease_ncr_max=parse_credits(lease.credits_max))
+    accounts = beat.holder = Accounts(recorder, clock, beat, accounts_max=settings.limits.tenants_cached_max)
     tariff = Tariff(RateCard(()))
 
     async def on_change(tenants: set[str] | None) -> None:
@@ -162,7 +172,8 @@ def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services
         hasher=hasher,
         metrics=Road(),
         keyring=keyring,
-        limiter=Limiter(share=lambda: 1, shared=_shared_windows(settings, clock)),
+        limiter=Limiter(share=lambda: beat.processes, shared=_shared_windows(settings, clock)),
+        beat=beat,
         accounts=accounts,
         recorder=recorder,
         tariff=tariff,
@@ -187,13 +198,16 @@ async def _let_end(services: Services) -> None:
         await asyncio.wait(left, timeout=TASKS_S_MIN)
 
 
-async def _close_books(recorder: Recorder) -> None:
-    """Book what waits, for a bounded time. On a thread of its own: the shared ones may all be waiting for a database that hangs."""
+async def _close_books(services: Services) -> None:
+    """Book what waits, for a bounded time, and give back what is leased. On a thread of its own: the shared ones may all be waiting for a database
+    that hangs.
+    """
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def stop() -> None:
         try:
-            recorder.stop(BOOKS_S_MAX)
+            services.recorder.stop(BOOKS_S_MAX)
+            services.beat.leave(services.database, booked=not services.recorder.unbooked)
         finally:
             loop.call_soon_threadsafe(done.set)
 
@@ -241,6 +255,7 @@ def _watch(services: Services, journal: Journal) -> None:
     metrics.settle_failures.watch(lambda: recorder.failures + metrics.settle_failed_total)
     metrics.journal_failures.watch(lambda: journal.failures)
     metrics.usage_rejected.watch(lambda: recorder.rejected)
+    metrics.usage_conflicts.watch(lambda: recorder.conflicts)
     metrics.usage_backlog.watch(lambda: recorder.backlog)
     metrics.usage_oldest.watch(services.vitals.oldest_s)
     metrics.ready.watch(lambda: int(not services.vitals.missing()))

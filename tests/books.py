@@ -1,5 +1,7 @@
 """Small facts for the tests of the books: tenants with grants, events, and a recorder whose thread the test itself is."""
 
+from typing import Any
+
 from billing.db import Database
 from billing.grants import store as grants
 from billing.grants.grant import Grant
@@ -19,7 +21,14 @@ def request_id(number: int) -> str:
 
 
 def event(
-    number: int, charge_ncr: int = 10, *, tenant: str = "acme", cover_ncr: int | None = None, lane: Lane = "fast", started_us: int = START_US
+    number: int,
+    charge_ncr: int = 10,
+    *,
+    tenant: str = "acme",
+    cover_ncr: int | None = None,
+    lane: Lane = "fast",
+    started_us: int = START_US,
+    **more: Any,
 ) -> UsageEvent:
     """A settled request; by default credits cover all of it."""
     return UsageEvent(
@@ -40,6 +49,7 @@ def event(
         rate_id=1,
         charge_ncr=charge_ncr,
         cover_ncr=charge_ncr if cover_ncr is None else cover_ncr,
+        **more,
     )
 
 

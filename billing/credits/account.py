@@ -1,142 +1,255 @@
-"""One tenant's credits in memory: what is free, put aside for running requests, and taken but not yet in the books. Pure.
+"""One tenant's credits in this process's memory: what is leased to it, put aside for running requests, and taken but not yet in the books. Pure.
 
-    free = base - unflushed - held
-
-`base` is what the books said last (spendable after all that was booked then), `unflushed` what was settled since and is not booked
-yet, `held` the sum of open holds. One event loop owns it, so it needs no lock. Free goes below 0 only by debt: a request in the
-fast lane that cost more than its hold. A settlement in the slow lane takes from what is free and never from another's hold.
+A tenant's grants fall into purses (`grants.grant.purse_of`); nearly always there is one, the tenant's own. Of each this process has a
+lease. A ceiling (a key's or project's most for a period) is leased the same way and stands beside the purses. One event loop owns it all,
+so it needs no lock. Free goes below 0 only by debt: a request in the fast lane that cost more than its hold. A settlement in the slow
+lane takes what is free and never from another's hold.
 """
 
+from typing import Any
+
 import msgspec
+
+from billing.credits.purse import Claims, Cover, Hold, Purse, PurseState, spread
+from billing.grants.grant import GENERAL
+from billing.grants.periods import day_span
+from billing.leases.quantum import CAP
+
+CLAIMS_MAX = 4096
+LAST: tuple[Any, ...] = (2**62,)  # the order of a purse without grants
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """What the books say of one tenant at one instant (ncr, microseconds). `past_today_ncr` is what it used past its credits since its midnight."""
 
     tenant_id: str
-    spendable_ncr: int
-    limit_ncr: int
+    purses: tuple[PurseState, ...]
+    ceilings: tuple[PurseState, ...] = ()
+    debt_ncr: int = 0
     valid_until_us: int
     reset_us: int | None
+    period_us: int | None = None
     past_today_ncr: int
+    day_us: int = 0
     day_ends_us: int
+    timezone: str = "UTC"
 
 
 class Flushed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a flush did to one tenant: how much of this process's unflushed is booked now, and what the books say afterwards.
+    """What a flush did to one tenant: how much of this process's unflushed is booked now (`taken`, by purse and ceiling), and what the books say after.
 
-    `spendable_ncr` is None when the books could say nothing of the tenant (its events were parked).
+    `states` (purses) and `ceilings` (what is leased of each) are empty when the books could say nothing of the tenant (its events were parked).
     """
 
     tenant_id: str
-    cover_ncr: int
+    taken: dict[str, int]
     past_ncr: int
-    spendable_ncr: int | None
-    debt_ncr: int = 0
-    covered_ncr: int = 0
+    states: tuple[PurseState, ...] = ()
+    ceilings: dict[str, int] = {}
+    debt_ncr: int | None = None
 
 
 class Account:
     """One tenant's enforcement state. Every method is a few additions; amounts in ncr."""
 
     __slots__ = (
-        "_base", "_past_base", "_past_unflushed", "_unflushed", "day_ends_us", "held_ncr", "limit_ncr", "open_requests", "reset_us", "retry_us", "stale",
-        "tenant_id", "valid_until_us",
+        "_claims", "_parts", "_past_base", "_past_unflushed", "day_ends_us", "day_us", "debt_ncr", "open_requests", "period_us", "reset_us", "retry_us",
+        "stale", "tenant_id", "timezone", "valid_until_us",
     )  # fmt: skip
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.tenant_id = snapshot.tenant_id
-        self.held_ncr = 0
         self.open_requests = 0
-        self._base = 0
-        self._unflushed = 0
+        self._parts: dict[str, Purse] = {GENERAL: Purse(GENERAL)}
+        self._claims: dict[tuple[str, str | None, str], Claims] = {}
         self._past_base = 0
         self._past_unflushed = 0
         self.reloaded(snapshot)
 
-    @property
-    def free_ncr(self) -> int:
-        """Credits that a new hold may take; below 0 only by debt."""
-        return self._base - self._unflushed - self.held_ncr
+    def claims(self, key_id: str, project: str | None, model: str) -> Claims:
+        """Return what a request of this key, project and model may take from."""
+        scope = ("", None, "") if len(self._parts) == 1 else (key_id, project, model)
+        found = self._claims.get(scope)
+        if found is None:
+            if len(self._claims) >= CLAIMS_MAX:
+                self._claims.clear()
+            found = self._claims[scope] = self._chosen(key_id, project, model)
+        return found
 
     @property
-    def remaining_ncr(self) -> int:
-        """Credits left, those put aside for running requests among them; below 0 only by debt. This is what a tenant is shown."""
-        return self._base - self._unflushed
+    def general(self) -> Purse:
+        """The tenant's own purse."""
+        return self._parts[GENERAL]
 
     @property
-    def used_ncr(self) -> int:
-        """Credits of the current grants that are used up: the standing is `used / limit`. Above the limit only by debt."""
-        return self.limit_ncr - (self._base - self._unflushed)
+    def parts(self) -> tuple[Purse, ...]:
+        """Every purse and ceiling known here."""
+        return tuple(self._parts.values())
+
+    @property
+    def held_ncr(self) -> int:
+        """What is put aside for running requests."""
+        return sum(part.held_ncr for part in self._parts.values() if not part.name.startswith(CAP))
 
     @property
     def unflushed_ncr(self) -> int:
         """Credits settled here and not yet in the books."""
-        return self._unflushed
+        return sum(part.unflushed_ncr for part in self._parts.values() if not part.name.startswith(CAP))
 
     @property
     def busy(self) -> bool:
         """Whether dropping this account would forget an open request, a hold or a settlement."""
-        return self.open_requests != 0 or self.held_ncr != 0 or self._unflushed != 0 or self._past_unflushed != 0
+        return self.open_requests != 0 or self._past_unflushed != 0 or any(part.busy for part in self._parts.values())
 
     def spent_today_ncr(self, now_us: int) -> int:
         """What was served past the credits since the tenant's midnight: the measure of `slow_daily_cap_ncr`."""
         return self._past_base + self._past_unflushed if now_us < self.day_ends_us else self._past_unflushed
 
-    def hold(self, amount_ncr: int) -> bool:
-        """Begin a request and put credits aside for it, all or nothing. A hold of 0 (a free model) always succeeds."""
-        if amount_ncr and amount_ncr > self._base - self._unflushed - self.held_ncr:
-            return False
-        self.held_ncr += amount_ncr
-        self.open_requests += 1
-        return True
+    def day_at(self, at_us: int) -> int:
+        """Return when the tenant's day began that an instant falls into."""
+        if self.day_us <= at_us < self.day_ends_us:
+            return self.day_us
+        return day_span(at_us, self.timezone)[0]
 
-    def open(self) -> None:
+    def hold(self, claims: Claims, amount_ncr: int) -> Hold | None:
+        """Begin a request and put credits aside for it, all or nothing. A hold of 0 (a free model) always succeeds."""
+        parts: list[tuple[Purse, int]]
+        if amount_ncr > 0:
+            if amount_ncr > claims.free_ncr:
+                return None
+            parts = [(claims.purses[0], amount_ncr)] if len(claims.purses) == 1 else spread(claims.purses, amount_ncr)
+            for part, ncr in parts:
+                part.held_ncr += ncr
+            for ceiling in claims.ceilings:
+                ceiling.held_ncr += amount_ncr
+        else:
+            parts = []
+        self.open_requests += 1
+        return Hold(claims, amount_ncr, parts)
+
+    def open(self, claims: Claims) -> Hold:
         """Begin a request for which nothing is put aside (slow lane, overage). Like one with a hold, `settle` or `release` ends it."""
         self.open_requests += 1
+        return Hold(claims, 0, [])
 
-    def release(self, amount_ncr: int) -> None:
-        """End a request that used nothing: give its hold back. Raises `ValueError` for more than is held."""
-        if not 0 <= amount_ncr <= self.held_ncr:
-            raise ValueError(f"{self.tenant_id}: {amount_ncr} ncr cannot be released, {self.held_ncr} are held")
-        self.held_ncr -= amount_ncr
-        self._ended()
+    def release(self, hold: Hold) -> None:
+        """End a request that used nothing: give its hold back. Raises `ValueError` for one that ended already."""
+        for part, ncr in hold.parts:
+            if ncr > part.held_ncr:
+                raise ValueError(f"{self.tenant_id}: {ncr} ncr cannot be released, {part.held_ncr} are held")
+            part.held_ncr -= ncr
+        for ceiling in hold.claims.ceilings:
+            ceiling.held_ncr -= hold.amount_ncr
+        if self.open_requests:
+            self.open_requests -= 1
 
-    def settle(self, held_ncr: int, charge_ncr: int, *, full_cover: bool) -> int:
-        """End a request: give its hold back, take its charge; return what credits pay of it (`cover_ncr`).
+    def settle(self, hold: Hold, charge_ncr: int, *, full_cover: bool, now_us: int = 0) -> Cover:
+        """End a request: give its hold back, take its charge; return what credits pay of it, and from where.
 
         `full_cover` (fast lane): the whole charge, into debt if need be. Otherwise: what is free and nobody else's, the rest is past the credits.
         """
-        if not 0 <= held_ncr <= self.held_ncr or charge_ncr < 0:
-            raise ValueError(f"{self.tenant_id}: a charge of {charge_ncr} ncr cannot end a hold of {held_ncr} ncr, {self.held_ncr} are held")
-        self.held_ncr -= held_ncr
-        self._ended()
+        if charge_ncr < 0:
+            raise ValueError(f"{self.tenant_id}: a charge of {charge_ncr} ncr is none")
+        self.release(hold)
+        claims = hold.claims
         cover = charge_ncr
         if not full_cover:
-            cover = min(charge_ncr, max(0, self._base - self._unflushed - self.held_ncr))
+            cover = min(charge_ncr, max(0, claims.free_ncr))
             self._past_unflushed += charge_ncr - cover
-        self._unflushed += cover
-        return cover
+        if len(claims.purses) == 1 and not claims.ceilings:
+            purse = claims.purses[0]
+            purse.unflushed_ncr += cover
+            purse.used_at_us = now_us
+            return Cover(cover) if purse.name == GENERAL else Cover(cover, {purse.name: cover})
+        return Cover(cover, self._take(claims, cover, now_us))
 
     def flushed(self, flush: Flushed) -> None:
         """Take note that the books have what was settled here, and of what they say now."""
-        self._unflushed -= flush.cover_ncr
+        for name, ncr in flush.taken.items():
+            part = self._part(name)
+            part.unflushed_ncr -= ncr
+            if name.startswith(CAP):
+                part.left_ncr -= ncr  # a purse's comes with its state
+        for name, lease_ncr in flush.ceilings.items():
+            self._part(name).lease_ncr = lease_ncr
         self._past_unflushed -= flush.past_ncr
         self._past_base += flush.past_ncr
-        if flush.spendable_ncr is not None:
-            self._base = flush.spendable_ncr
+        for state in flush.states:
+            self._part(state.name).told(state)
+        if flush.debt_ncr is not None:
+            self.debt_ncr = flush.debt_ncr
 
     def reloaded(self, snapshot: Snapshot) -> None:
         """Take over what the books say now; holds and what is not booked yet stay."""
-        self._base = snapshot.spendable_ncr
+        before = {name: part.state for name, part in self._parts.items()}
+        told = {state.name: state for state in (*snapshot.purses, *snapshot.ceilings)}
+        for name, state in told.items():
+            part = self._part(name)
+            part.told(state)
+            part.state, part.limit_ncr = state, state.limit_ncr
+        for name, part in list(self._parts.items()):
+            if name not in told:  # its grants ended, or the ceiling was taken away
+                part.lease_ncr = part.left_ncr = part.available_ncr = part.limit_ncr = 0
+                part.state = None
+                if name != GENERAL and not part.busy:
+                    del self._parts[name]
+        if {name: _scope(part.state) for name, part in self._parts.items()} != {name: _scope(state) for name, state in before.items()}:
+            self._claims.clear()
         self._past_base = snapshot.past_today_ncr
-        self.limit_ncr = snapshot.limit_ncr
+        self.debt_ncr = snapshot.debt_ncr
         self.valid_until_us = snapshot.valid_until_us
         self.reset_us = snapshot.reset_us
+        self.period_us = snapshot.period_us
+        self.day_us = snapshot.day_us
         self.day_ends_us = snapshot.day_ends_us
+        self.timezone = snapshot.timezone
         self.stale = False
         self.retry_us = 0
 
-    def _ended(self) -> None:
-        if self.open_requests:  # charging what nobody opened is no error: a correction, say
-            self.open_requests -= 1
+    def unleased(self) -> None:
+        """Forget every lease: they are another's now, or nobody's. What is held and settled stays, and is paid from what the books have then."""
+        for part in self._parts.values():
+            part.lease_ncr = part.returning_ncr = 0
+
+    def _part(self, name: str) -> Purse:
+        part = self._parts.get(name)
+        if part is None:
+            part = self._parts[name] = Purse(name)
+        return part
+
+    def _chosen(self, key_id: str, project: str | None, model: str) -> Claims:
+        purses = [
+            part for part in self._parts.values() if part.state is not None and not part.name.startswith(CAP) and _serves(part.state, key_id, project, model)
+        ]
+        if self.general not in purses:
+            purses.append(self.general)
+        purses.sort(key=lambda part: part.state.order if part.state is not None and part.state.order else LAST)
+        caps = (f"{CAP}key:{key_id}", f"{CAP}project:{project}")
+        ceilings = tuple(part for name in caps if (part := self._parts.get(name)) is not None and part.state is not None)
+        return Claims(tuple(purses), ceilings)
+
+    def _take(self, claims: Claims, cover_ncr: int, now_us: int) -> dict[str, int] | None:
+        taken: dict[str, int] = {}
+        left = cover_ncr
+        for purse, ncr in spread(claims.purses, cover_ncr):
+            purse.unflushed_ncr += ncr
+            purse.used_at_us = now_us
+            taken[purse.name] = ncr
+            left -= ncr
+        if left:  # more than all of them have: the tenant owes it
+            self.general.unflushed_ncr += left
+            taken[GENERAL] = taken.get(GENERAL, 0) + left
+        for ceiling in claims.ceilings:
+            ceiling.unflushed_ncr += cover_ncr
+            ceiling.used_at_us = now_us
+            if cover_ncr:
+                taken[ceiling.name] = cover_ncr
+        return None if not taken or taken.keys() == {GENERAL} else taken
+
+
+def _serves(state: PurseState, key_id: str, project: str | None, model: str) -> bool:
+    return state.key_id in (None, key_id) and state.project in (None, project) and (state.models is None or model in state.models)
+
+
+def _scope(state: PurseState | None) -> tuple[object, ...] | None:
+    return None if state is None else (state.order, state.key_id, state.project, state.models)

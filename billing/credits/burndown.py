@@ -1,23 +1,29 @@
 """How usage burns down over grants: a pure fold over charges in order, so two runs in a row equal one.
 
-Before a charge, debt is repaid from the grants that this charge may use; then its cover is taken from them in burn order. What they
-cannot give becomes debt. A charge may use the grants in effect when its request began, whatever the hour it is booked at.
+Before a charge, debt is repaid from the tenant's own grants that this charge may use; then its cover is taken from the purses it names, each
+purse's grants in burn order. What a purse cannot give comes from the tenant's own, and what that cannot give becomes debt. A charge may
+use the grants in effect when its request began, whatever the hour it is booked at.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from billing.grants.grant import Grant
+from billing.grants.grant import GENERAL, Grant, purse_of
+from billing.leases.quantum import CAP
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """One event's call on the credits. `charge_ncr - cover_ncr` was used past them: invoiced when `overage`, else given away."""
+    """One event's call on the credits. `charge_ncr - cover_ncr` was used past them: invoiced when `overage`, else given away.
+
+    `purses` says how much of the cover is whose; None: all of it the tenant's own.
+    """
 
     started_us: int
     charge_ncr: int
     cover_ncr: int
     overage: bool
+    purses: Mapping[str, int] | None = None
 
 
 class Burn(msgspec.Struct, kw_only=True):
@@ -50,15 +56,24 @@ def spendable_ncr(grants: Iterable[Grant], left: Mapping[str, int], debt_ncr: in
 def burn(grants: Sequence[Grant], debt_ncr: int, charges: Iterable[Charge]) -> Burn:
     """Burn charges, in their order, over one tenant's grants, which come in burn order, with the debt it has. Changes none of its arguments."""
     left = {grant.id: grant.remaining_ncr for grant in grants}
+    by_purse: dict[str, list[Grant]] = {GENERAL: []}
+    for grant in grants:
+        by_purse.setdefault(purse_of(grant), []).append(grant)
+    own = by_purse[GENERAL]
     out = Burn(debt_ncr=debt_ncr, left=left)
     for charge in charges:
         if not 0 <= charge.cover_ncr <= charge.charge_ncr:
             raise ValueError(f"a charge of {charge.charge_ncr} ncr cannot be covered by {charge.cover_ncr} ncr")
         if out.debt_ncr:
-            repaid = _take(grants, left, out.draws, charge.started_us, out.debt_ncr)
+            repaid = _take(own, left, out.draws, charge.started_us, out.debt_ncr)
             out.repaid_ncr += repaid
             out.debt_ncr -= repaid
-        covered = _take(grants, left, out.draws, charge.started_us, charge.cover_ncr)
+        covered = 0
+        if charge.purses is not None:
+            for purse, wanted in charge.purses.items():
+                if purse != GENERAL and not purse.startswith(CAP):
+                    covered += _take(by_purse.get(purse, ()), left, out.draws, charge.started_us, min(wanted, charge.cover_ncr - covered))
+        covered += _take(own, left, out.draws, charge.started_us, charge.cover_ncr - covered)
         out.covered.append(covered)
         out.charged_ncr += charge.charge_ncr
         out.new_debt_ncr += charge.cover_ncr - covered

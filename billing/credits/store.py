@@ -1,4 +1,4 @@
-"""Queries over the tenants' credit accounts. Takes a session, never commits.
+"""Queries over the tenants' credit accounts and their running sums. Takes a session, never commits.
 
 The statements are built once: every batch runs them, and building one costs more than running it.
 """
@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Table, bindparam, select, update
+from sqlalchemy import Row, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
+from billing.bulk import ENGINES, Change, among, listed
 from billing.credits.table import CreditAccountRow
 
 
@@ -24,16 +25,43 @@ class Totals(msgspec.Struct, kw_only=True):
     overage_ncr: int = 0
 
 
+class Sum(msgspec.Struct, frozen=True, kw_only=True):
+    """Events of one tenant and span that began at `start_us`, added up (ncr)."""
+
+    tenant_id: str
+    span: str
+    start_us: int
+    events: int = 0
+    charge_ncr: int = 0
+    cover_ncr: int = 0
+    excess_ncr: int = 0
+    overage_ncr: int = 0
+
+
+DAY, PERIOD, KEY_PREFIX, PROJECT_PREFIX = "day", "period", "key:", "project:"
+
 _TABLE: Table = CreditAccountRow.metadata.tables["credit_account"]
+_SUM: Table = CreditAccountRow.metadata.tables["usage_sum"]
 _ID = _TABLE.c.tenant_id
-_LOCK = select(_TABLE).where(_ID.in_(bindparam("ids", expanding=True))).order_by(_ID).with_for_update()
+_AMONG = among(_ID)
+_LOCK = {engine: select(_TABLE).where(_AMONG[engine]).order_by(_ID).with_for_update() for engine in ENGINES}
 _GET = select(_TABLE).where(_TABLE.c.tenant_id == bindparam("id"))
 _EVERY = select(_TABLE).order_by(_ID)
-_PUT = update(_TABLE).where(_TABLE.c.tenant_id == bindparam("id")).values({field: bindparam(field) for field in Totals.__struct_fields__[1:]})
+_PUT = Change(
+    postgresql="UPDATE credit_account AS a SET debt_ncr = v.debt, consumed_ncr = v.consumed, excess_ncr = v.excess, overage_ncr = v.overage "
+    "FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS v (id, debt, consumed, excess, overage) WHERE a.tenant_id = v.id",
+    sqlite="UPDATE credit_account SET debt_ncr = ?2, consumed_ncr = ?3, excess_ncr = ?4, overage_ncr = ?5 WHERE tenant_id = ?1",
+)
 _OPEN = {
     "postgresql": postgresql.insert(_TABLE).on_conflict_do_nothing(index_elements=["tenant_id"]),
     "sqlite": sqlite.insert(_TABLE).on_conflict_do_nothing(index_elements=["tenant_id"]),
 }
+_INTO = f"INSERT INTO usage_sum ({', '.join(Sum.__struct_fields__)})"
+_ADDED = ", ".join(f"{field} = usage_sum.{field} + excluded.{field}" for field in Sum.__struct_fields__[3:])
+_ADD = Change(
+    postgresql=f"{_INTO} SELECT * FROM unnest(%s::text[], %s::text[]{', %s::bigint[]' * 6}) ON CONFLICT (tenant_id, span, start_us) DO UPDATE SET {_ADDED}",
+    sqlite=f"{_INTO} VALUES ({', '.join('?' * 8)}) ON CONFLICT (tenant_id, span, start_us) DO UPDATE SET {_ADDED}",
+)
 
 
 def lock(session: Session, tenant_ids: Iterable[str]) -> dict[str, Totals]:
@@ -43,18 +71,18 @@ def lock(session: Session, tenant_ids: Iterable[str]) -> dict[str, Totals]:
     """
     wanted = sorted(set(tenant_ids))
     connection = session.connection()
-    found = {row.tenant_id: _totals(row) for row in connection.execute(_LOCK, {"ids": wanted})}
+    locking, ids = _LOCK[connection.dialect.name], {"ids": listed(connection, wanted)}
+    found = {row.tenant_id: _totals(row) for row in connection.execute(locking, ids)}
     missing = [msgspec.structs.asdict(Totals(tenant_id=tenant_id)) for tenant_id in wanted if tenant_id not in found]
     if missing:
         connection.execute(_OPEN[connection.dialect.name], missing)
-        found = {row.tenant_id: _totals(row) for row in connection.execute(_LOCK, {"ids": wanted})}
+        found = {row.tenant_id: _totals(row) for row in connection.execute(locking, ids)}
     return found
 
 
 def put(session: Session, totals: Sequence[Totals]) -> None:
     """Write totals that were computed under `lock`."""
-    if totals:
-        session.connection().execute(_PUT, [{"id": total.tenant_id, **_amounts(total)} for total in totals])
+    _PUT.run(session.connection(), [msgspec.structs.astuple(total) for total in totals])
 
 
 def get(session: Session, tenant_id: str) -> Totals:
@@ -68,8 +96,25 @@ def every(session: Session) -> dict[str, Totals]:
     return {row.tenant_id: _totals(row) for row in session.connection().execute(_EVERY)}
 
 
-def _amounts(total: Totals) -> dict[str, int]:
-    return {field: getattr(total, field) for field in Totals.__struct_fields__[1:]}
+def add_sums(session: Session, sums: Sequence[Sum]) -> None:
+    """Add to running sums; one that is not there begins. The caller holds the tenants' lock, and names each sum once."""
+    _ADD.run(session.connection(), [msgspec.structs.astuple(one) for one in sums])
+
+
+def sum_of(session: Session, tenant_id: str, span: str, start_us: int) -> Sum:
+    """Return one running sum; all 0 before anything was added."""
+    where = (_SUM.c.tenant_id == tenant_id) & (_SUM.c.span == span) & (_SUM.c.start_us == start_us)
+    row = session.connection().execute(select(_SUM).where(where)).first()
+    return Sum(tenant_id=tenant_id, span=span, start_us=start_us) if row is None else Sum(**row._mapping)
+
+
+def sums_of(session: Session, tenant_id: str, spans: Iterable[str], start_us: int) -> dict[str, int]:
+    """Return what credits paid (`cover_ncr`) in several spans that began at one instant, by span; 0 where nothing was added."""
+    names = list(spans)
+    where = (_SUM.c.tenant_id == tenant_id) & (_SUM.c.span.in_(names)) & (_SUM.c.start_us == start_us)
+    found = dict.fromkeys(names, 0)
+    found.update({row.span: row.cover_ncr for row in session.connection().execute(select(_SUM.c.span, _SUM.c.cover_ncr).where(where))})
+    return found
 
 
 def _totals(row: Row[Any]) -> Totals:

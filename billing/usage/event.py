@@ -19,7 +19,8 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one request used and costs. Instants in UTC epoch microseconds, amounts in ncr.
 
     `cover_ncr` is the part of `charge_ncr` that credits pay. The rest was served past the credits: in the slow lane it is `excess`
-    (not owed), in the fast lane `overage` (invoiced).
+    (not owed), in the fast lane `overage` (invoiced). `purses` says what was taken from where, the amounts of purses sum to `cover_ncr`;
+    None: all of it from the tenant's own. `day_us` and `period_us` are when the tenant's day and its plan's month began in which the request did.
     """
 
     id: str
@@ -44,6 +45,10 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: int = 1
     queue_ms: int = 0
     ttft_us: int | None = None
+    day_us: int | None = None
+    period_us: int | None = None
+    purses: dict[str, int] | None = None
+    service_tier: str | None = None
 
 
 def excess_ncr(event: UsageEvent) -> int:
@@ -54,3 +59,10 @@ def excess_ncr(event: UsageEvent) -> int:
 def overage_ncr(event: UsageEvent) -> int:
     """Return what the fast lane served past the credits, to be invoiced, in ncr."""
     return event.charge_ncr - event.cover_ncr if event.lane == "fast" else 0
+
+
+def taken(event: UsageEvent) -> dict[str, int]:
+    """Return what an event took, in ncr, by purse and by ceiling ("cap:...", which lies beside the purses)."""
+    if event.purses is not None:
+        return event.purses
+    return {"": event.cover_ncr} if event.cover_ncr else {}

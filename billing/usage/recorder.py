@@ -10,7 +10,7 @@ growing pauses; past `backlog_max` nothing new is let in. An event that the data
 import logging
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from itertools import islice
@@ -25,8 +25,7 @@ from billing.db import Database
 from billing.errors import BooksUnavailable, Conflict, Invalid, NotFound
 from billing.rates.store import all_rates
 from billing.rating import Rate
-from billing.usage import store
-from billing.usage.event import UsageEvent
+from billing.usage.event import UsageEvent, taken
 from billing.usage.journal import Journal
 from billing.usage.parking import park
 from billing.usage.records import Dispatched, Progress
@@ -87,6 +86,7 @@ class Recorder:
         self._tries = 0
         self._synced_at = 0.0
         self.on_flushed: Callable[[list[Flushed]], None] | None = None
+        self.replica_id = ""  # the name under which this process has leases
         self.failures = 0
         self.conflicts = 0
         self.rejected = 0
@@ -117,23 +117,22 @@ class Recorder:
         """Return what waits until all that was settled by now is on the medium; None when nothing has to be waited for. Ask right after `settled`."""
         return self._journal.durable()
 
-    def run(self, work: Callable[[Session], T], then: Callable[[T], None] | None = None) -> Future[T]:
+    def run(self, work: Callable[[Session], T], then: Callable[[T], None] | None = None, otherwise: Callable[[BaseException], None] | None = None) -> Future[T]:
         """Run work in a write transaction of the books thread, between two batches.
 
-        `then` receives the result on the loop, in order with `on_flushed`; the future is done after that was posted. A database that
-        is away is the future's `BooksUnavailable`.
+        `then` receives the result on the loop, or `otherwise` the failure, in order with `on_flushed`; the future is done after that was
+        posted. A database that is away is a `BooksUnavailable`.
         """
         future: Future[T] = Future()
         if self._closed:
-            future.set_exception(BooksUnavailable("the books are closed"))
+            closed = BooksUnavailable("the books are closed")
+            if otherwise is not None:
+                otherwise(closed)
+            future.set_exception(closed)
             return future
-        self._work.append(lambda: self._run(work, then, future))
+        self._work.append(lambda: self._run(work, then, otherwise, future))
         self._wake.set()
         return future
-
-    def past_since(self, session: Session, tenant_id: str, since_us: int) -> int:
-        """Return what a tenant used past its credits since an instant, as far as it is booked (ncr). For work that `run` runs."""
-        return store.past_since(session, tenant_id, since_us)
 
     @property
     def backlog(self) -> int:
@@ -290,42 +289,45 @@ class Recorder:
 
     def _book(self, batch: list[Item]) -> dict[str, Standing]:
         try:
-            return self._book_events([event for event, _segment, _mine in batch])
+            return self._book_events(batch)
         except POISON:
             log.warning("books: a batch of %d events was refused; they are tried one by one", len(batch))
         standings: dict[str, Standing] = {}
-        for event, _segment, _mine in batch:
+        for item in batch:
+            event = item[0]
             try:
-                standings.update(self._book_events([event]))
+                standings.update(self._book_events([item]))
             except POISON as error:
                 log.error("books: event %s of tenant %s is refused and parked: %s", event.id, event.tenant_id, error)
                 park(self._journal.folder, event)
                 self.rejected += 1
         return standings
 
-    def _book_events(self, events: list[UsageEvent]) -> dict[str, Standing]:
+    def _book_events(self, batch: list[Item]) -> dict[str, Standing]:
+        mine = frozenset(event.id for event, _segment, mine in batch if mine)
         with self._db.write() as session:
-            booked = book(session, events, self._now_us())
+            booked = book(session, [event for event, _segment, _mine in batch], self._now_us(), self.replica_id, mine)
         self.booked += booked.new
         self.conflicts += len(booked.conflicts)
         return booked.standings
 
     def _settle_accounts(self, batch: list[Item], standings: dict[str, Standing]) -> None:
-        cover: dict[str, int] = defaultdict(int)
-        past: dict[str, int] = defaultdict(int)
+        took: dict[str, Counter[str]] = defaultdict(Counter)
+        past: Counter[str] = Counter()
         for event, segment, mine in batch:
-            cover[event.tenant_id] += event.cover_ncr if mine else 0
-            past[event.tenant_id] += event.charge_ncr - event.cover_ncr if mine else 0
+            tenant = took[event.tenant_id]
+            if mine:
+                tenant.update(taken(event))
+                past[event.tenant_id] += event.charge_ncr - event.cover_ncr
             if segment is not None:
                 self._journal.release(segment)
             elif mine:
                 self._journal.booked(event.id)
         flushes = []
-        for tenant_id in cover:
-            flush = Flushed(tenant_id=tenant_id, cover_ncr=cover[tenant_id], past_ncr=past[tenant_id], spendable_ncr=None)
-            standing = standings.get(tenant_id)
-            if standing is not None:
-                flush = msgspec.structs.replace(flush, **msgspec.structs.asdict(standing))
+        for tenant_id, tenant in took.items():
+            flush = Flushed(tenant_id=tenant_id, taken=dict(tenant), past_ncr=past[tenant_id])
+            if (standing := standings.get(tenant_id)) is not None:
+                flush = msgspec.structs.replace(flush, states=standing.states, ceilings=standing.ceilings, debt_ncr=standing.debt_ncr)
             flushes.append(flush)
         on_flushed = self.on_flushed
         if on_flushed is not None and flushes:
@@ -343,7 +345,9 @@ class Recorder:
         else:
             log.exception("books: %d events wait, next try in %.1f s", self.backlog, pause, exc_info=error)
 
-    def _run(self, work: Callable[[Session], T], then: Callable[[T], None] | None, future: Future[T]) -> None:
+    def _run(
+        self, work: Callable[[Session], T], then: Callable[[T], None] | None, otherwise: Callable[[BaseException], None] | None, future: Future[T]
+    ) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
@@ -352,6 +356,9 @@ class Recorder:
             with self._db.write() as session:
                 result = work(session)
         except BaseException as error:  # noqa: BLE001 - it is the asker's: the future raises it there
+            if otherwise is not None:
+                hear, failure = otherwise, error
+                self._tell(lambda: hear(failure))
             future.set_exception(error)
             return
         if then is not None:

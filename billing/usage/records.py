@@ -20,6 +20,7 @@ class Dispatched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """A request is about to go upstream: the evidence by which it is charged if this process dies. `prompt_estimate` in tokens.
 
     `covered`: credits pay all of it. In the fast lane False means overage, in the slow lane credits pay nothing of a lost request either way.
+    `held` (ncr by purse and ceiling) says what pays first; None: the tenant's own purse.
     """
 
     id: str
@@ -36,6 +37,10 @@ class Dispatched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     rate_id: int | None = None
     prompt_estimate: int
     covered: bool = True
+    day_us: int | None = None
+    period_us: int | None = None
+    held: dict[str, int] | None = None
+    service_tier: str | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True, tag="p", tag_field="t"):

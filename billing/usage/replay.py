@@ -8,7 +8,7 @@ it is read. A request that was dispatched and has no end is charged by what was 
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 from billing.errors import Invalid, RateMissing
@@ -139,11 +139,12 @@ def recover(dispatched: Dispatched, progress: Progress | None, card: Rate | None
         if progress is not None:
             meter = check(progress.meter)
         if card is not None:
-            charge_ncr = rate(meter, card)
+            charge_ncr = rate(meter, card, lane=dispatched.lane, service_tier=dispatched.service_tier)
     except (Invalid, RateMissing) as error:
         log.error("journal: recovered request %s of tenant %s is booked at 0 credits: %s", dispatched.id, dispatched.tenant_id, error)
     if card is None and dispatched.rate_id is not None:
         log.error("journal: recovered request %s of tenant %s is booked at 0 credits: rate %s is gone", dispatched.id, dispatched.tenant_id, dispatched.rate_id)
+    cover_ncr = charge_ncr if dispatched.lane == "fast" and dispatched.covered else 0
     return UsageEvent(
         id=dispatched.id,
         tenant_id=dispatched.tenant_id,
@@ -163,8 +164,26 @@ def recover(dispatched: Dispatched, progress: Progress | None, card: Rate | None
         meter=meter,
         rate_id=dispatched.rate_id,
         charge_ncr=charge_ncr,
-        cover_ncr=charge_ncr if dispatched.lane == "fast" and dispatched.covered else 0,
+        cover_ncr=cover_ncr,
+        day_us=dispatched.day_us,
+        period_us=dispatched.period_us,
+        purses=None if dispatched.held is None else _from_held(dispatched.held, cover_ncr),
+        service_tier=dispatched.service_tier,
     )
+
+
+def _from_held(held: Mapping[str, int], cover_ncr: int) -> dict[str, int]:
+    """Take a cover from what was held, purse by purse in their order; more than was held comes from the tenant's own."""
+    taken: dict[str, int] = {}
+    left = cover_ncr
+    for purse, amount in held.items():
+        if purse.startswith("cap:"):
+            taken[purse] = cover_ncr
+        else:
+            taken[purse] = min(amount, left)
+            left -= taken[purse]
+    taken[""] = taken.get("", 0) + left
+    return {purse: amount for purse, amount in taken.items() if amount}
 
 
 def _delete(path: Path) -> None:

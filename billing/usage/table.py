@@ -1,10 +1,10 @@
-"""The row of one usage event: a fact, written once and never changed.
+"""The row of one usage event: a fact, written once and never changed. And what came again under its id with other content.
 
 The buckets are columns of their own, so that a bill is a plain SUM. NULL in a bucket means that nobody said; 0 that somebody said none.
 There is no foreign key to the tenant: the credit account, locked in the same transaction, has it, and this is the hot insert.
 """
 
-from sqlalchemy import BigInteger, Index
+from sqlalchemy import JSON, BigInteger, Index
 from sqlmodel import Field, SQLModel
 
 
@@ -49,3 +49,19 @@ class UsageEventRow(SQLModel, table=True):
     attempts: int
     queue_ms: int
     ttft_us: int | None = Field(default=None, sa_type=BigInteger)
+    day_us: int | None = Field(default=None, sa_type=BigInteger)
+    period_us: int | None = Field(default=None, sa_type=BigInteger)
+    purses: dict[str, int] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    service_tier: str | None = None
+
+
+class UsageConflictRow(SQLModel, table=True):
+    """An event that came under a booked id with other content, as it was told (JSON); once per content. It changed nothing in the books."""
+
+    __tablename__ = "usage_conflict"
+
+    id: str = Field(primary_key=True)
+    sha256: str = Field(primary_key=True)
+    tenant_id: str
+    seen_us: int = Field(sa_type=BigInteger, index=True)
+    content: str

@@ -1,32 +1,43 @@
 """Facts into books: one batch of events, one transaction, each event exactly once by its id.
 
 The tenants' credit accounts are locked first, in the order of their ids, and only then is looked which events are known already; so
-two processes that tell the same fact cannot both book it, and a commit whose answer was lost is simply told again.
+two processes that tell the same fact cannot both book it, and a commit whose answer was lost is simply told again. What this process
+had leased for what it books is taken off its leases in the same transaction.
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from sqlmodel import Session
 
 from billing.credits import store as accounts
-from billing.credits.burndown import Charge, burn, spendable_ncr
-from billing.credits.store import Totals
+from billing.credits.burndown import Burn, Charge, burn
+from billing.credits.draw import pots_of, share_out
+from billing.credits.purse import PurseState
+from billing.credits.store import DAY, KEY_PREFIX, PERIOD, PROJECT_PREFIX, Sum, Totals
 from billing.grants import store as grants
+from billing.grants.grant import Grant
+from billing.leases import store as leases
+from billing.leases.quantum import CAP
+from billing.leases.store import Lease
 from billing.ledger import store as ledger
 from billing.ledger.postings import Posting, usage_entries
 from billing.usage import store
-from billing.usage.event import UsageEvent
+from billing.usage.event import UsageEvent, excess_ncr, overage_ncr, taken
 
 log = logging.getLogger(__name__)
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What the books say of a tenant after a batch (ncr). `covered_ncr` is what grants paid of this batch's new events."""
+    """What the books say of a tenant after a batch (ncr). `covered_ncr` is what grants paid of this batch's new events.
 
-    spendable_ncr: int
+    `states` are its purses, `ceilings` what is leased to this process of each.
+    """
+
+    states: tuple[PurseState, ...]
+    ceilings: dict[str, int]
     debt_ncr: int
     covered_ncr: int
 
@@ -39,9 +50,10 @@ class Booked(msgspec.Struct, frozen=True, kw_only=True):
     conflicts: list[str]
 
 
-def book(session: Session, events: Iterable[UsageEvent], now_us: int) -> Booked:
+def book(session: Session, events: Iterable[UsageEvent], now_us: int, replica_id: str = "", mine: frozenset[str] | None = None) -> Booked:
     """Book a batch within the caller's transaction. Events that are known change nothing; one known with other content is a conflict, the first is kept.
 
+    `mine` are the ids that the process `replica_id` has leases for (None: all of them); the others were told by a process that is gone.
     A database error of an event (a tenant that does not exist, a count past 64 bits) is raised and spoils the transaction.
     """
     by_id: dict[str, UsageEvent] = {}
@@ -58,37 +70,98 @@ def book(session: Session, events: Iterable[UsageEvent], now_us: int) -> Booked:
         _compare(first, by_id.pop(event_id), conflicts)
     for event in sorted(by_id.values(), key=lambda event: event.id):
         by_tenant[event.tenant_id].append(event)
-    covered: dict[str, int] = {}
-    standings = {tenant_id: _book_tenant(session, locked[tenant_id], by_tenant[tenant_id], covered, now_us) for tenant_id in sorted(by_tenant)}
-    accounts.put(session, [locked[tenant_id] for tenant_id in sorted(by_tenant)])
+    held = _lower(session, [event for event in by_id.values() if mine is None or event.id in mine], list(by_tenant), replica_id)
+    burnt = _burn(session, by_tenant, locked, now_us)
+    covered = {event.id: ncr for tenant_id, events in by_tenant.items() for event, ncr in zip(events, burnt[tenant_id][1].covered, strict=True)}
+    _post(session, by_tenant, burnt, now_us)
+    grants.take(session, {grant_id: ncr for _grants, one in burnt.values() for grant_id, ncr in one.draws.items()})
+    accounts.put(session, [_totals(locked[tenant_id], burnt[tenant_id][1]) for tenant_id in sorted(by_tenant)])
+    accounts.add_sums(session, _sums(by_id.values()))
     store.insert_events(session, list(by_id.values()), covered)
+    standings = {tenant_id: _standing(*burnt[tenant_id], held.get(tenant_id, []), replica_id, now_us) for tenant_id in by_tenant}
     return Booked(standings=standings, new=len(by_id), conflicts=conflicts)
 
 
-def _book_tenant(session: Session, totals: Totals, events: Sequence[UsageEvent], covered: dict[str, int], now_us: int) -> Standing:
-    starts = [now_us, *(event.started_us for event in events)]
-    eligible = grants.eligible_grants(session, totals.tenant_id, min(starts), max(starts))
-    burnt = burn(eligible, totals.debt_ncr, [Charge(event.started_us, event.charge_ncr, event.cover_ncr, event.lane == "fast") for event in events])
-    covered.update(zip((event.id for event in events), burnt.covered, strict=True))
-    paid = sum(burnt.covered)
-    if burnt.charged_ncr or burnt.repaid_ncr:
-        grants.take(session, burnt.draws)
-        totals.debt_ncr = burnt.debt_ncr
-        totals.consumed_ncr += paid + burnt.repaid_ncr
-        totals.excess_ncr += burnt.excess_ncr
-        totals.overage_ncr += burnt.overage_ncr
+def _lower(session: Session, events: Iterable[UsageEvent], tenant_ids: Sequence[str], replica_id: str) -> dict[str, list[Lease]]:
+    """Take what new events took off this process's leases; return every lease of the tenants as it is then."""
+    took: Counter[tuple[str, str]] = Counter()
+    for event in events:
+        for purse, ncr in taken(event).items():
+            took[event.tenant_id, purse] += ncr
+    held = leases.leases_of(session, tenant_ids)
+    lowered: dict[tuple[str, str], int] = {}
+    after: dict[str, list[Lease]] = {}
+    for tenant_id, found in held.items():
+        after[tenant_id] = []
+        for lease in found:
+            amount = min(took[tenant_id, lease.purse], lease.amount_ncr) if lease.replica_id == replica_id else 0
+            if amount:
+                lowered[tenant_id, lease.purse] = amount
+            after[tenant_id].append(msgspec.structs.replace(lease, amount_ncr=lease.amount_ncr - amount) if amount else lease)
+    leases.lower(session, replica_id, lowered)
+    return after
+
+
+def _burn(session: Session, by_tenant: Mapping[str, Sequence[UsageEvent]], locked: Mapping[str, Totals], now_us: int) -> dict[str, tuple[list[Grant], Burn]]:
+    starts = [now_us, *(event.started_us for events in by_tenant.values() for event in events)]
+    eligible = grants.eligible_grants(session, by_tenant, min(starts), max(starts))
+    burnt = {}
+    for tenant_id, events in by_tenant.items():
+        mine = eligible.get(tenant_id, [])
+        charges = [Charge(event.started_us, event.charge_ncr, event.cover_ncr, event.lane == "fast", event.purses) for event in events]
+        burnt[tenant_id] = (mine, burn(mine, locked[tenant_id].debt_ncr, charges))
+    return burnt
+
+
+def _post(session: Session, by_tenant: Mapping[str, Sequence[UsageEvent]], burnt: Mapping[str, tuple[list[Grant], Burn]], now_us: int) -> None:
+    postings: list[Posting] = []
+    for tenant_id, (eligible, one) in sorted(burnt.items()):
+        if not one.charged_ncr and not one.repaid_ncr:
+            continue
+        postings += ledger.issues([grant for grant in eligible if grant.id in one.draws and grant.remaining_ncr == grant.amount_ncr])  # first drawn from
         entries = usage_entries(
-            burnt.draws,
-            charged=burnt.charged_ncr,
-            repaid=burnt.repaid_ncr,
-            new_debt=burnt.new_debt_ncr,
-            excess=burnt.excess_ncr,
-            overage=burnt.overage_ncr,
+            one.draws, charged=one.charged_ncr, repaid=one.repaid_ncr, new_debt=one.new_debt_ncr, excess=one.excess_ncr, overage=one.overage_ncr
         )
-        usage = Posting(idem_key=f"usage:{totals.tenant_id}:{events[0].id}", kind="usage", tenant_id=totals.tenant_id, at_us=now_us, entries=entries)
-        first_drawn = [grant for grant in eligible if grant.id in burnt.draws and grant.remaining_ncr == grant.amount_ncr]
-        ledger.post(session, [*ledger.issues(first_drawn), usage])
-    return Standing(spendable_ncr=spendable_ncr(eligible, burnt.left, totals.debt_ncr, now_us), debt_ncr=totals.debt_ncr, covered_ncr=paid)
+        key = f"usage:{tenant_id}:{by_tenant[tenant_id][0].id}"
+        postings.append(Posting(idem_key=key, kind="usage", tenant_id=tenant_id, at_us=now_us, entries=entries))
+    ledger.post(session, postings)
+
+
+def _totals(before: Totals, one: Burn) -> Totals:
+    return Totals(
+        tenant_id=before.tenant_id,
+        debt_ncr=one.debt_ncr,
+        consumed_ncr=before.consumed_ncr + sum(one.covered) + one.repaid_ncr,
+        excess_ncr=before.excess_ncr + one.excess_ncr,
+        overage_ncr=before.overage_ncr + one.overage_ncr,
+    )
+
+
+def _sums(events: Iterable[UsageEvent]) -> list[Sum]:
+    """Add events up by tenant and span, each sum once; what does not say its day or period (made before they did) is in none of those."""
+    found: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0] * 5)
+    for event in events:
+        figures = (1, event.charge_ncr, event.cover_ncr, excess_ncr(event), overage_ncr(event))
+        spans = [] if event.day_us is None else [(DAY, event.day_us)]
+        if event.period_us is not None:
+            spans += [(PERIOD, event.period_us), (KEY_PREFIX + event.key_id, event.period_us)]
+            spans += [] if event.project is None else [(PROJECT_PREFIX + event.project, event.period_us)]
+        for span, start_us in spans:
+            total = found[event.tenant_id, span, start_us]
+            for index, figure in enumerate(figures):
+                total[index] += figure
+    return [
+        Sum(tenant_id=tenant_id, span=span, start_us=start_us, events=one[0], charge_ncr=one[1], cover_ncr=one[2], excess_ncr=one[3], overage_ncr=one[4])
+        for (tenant_id, span, start_us), one in sorted(found.items())
+    ]
+
+
+def _standing(eligible: Sequence[Grant], one: Burn, held: Iterable[Lease], replica_id: str, now_us: int) -> Standing:
+    current = [msgspec.structs.replace(grant, remaining_ncr=one.left[grant.id]) for grant in eligible]
+    pots = pots_of(current, one.debt_ncr, now_us)
+    share_out(pots, held, replica_id, now_us)
+    ceilings = {lease.purse: lease.amount_ncr for lease in held if lease.purse.startswith(CAP) and lease.replica_id == replica_id}
+    return Standing(states=tuple(pot.state() for pot in pots.values()), ceilings=ceilings, debt_ncr=one.debt_ncr, covered_ncr=sum(one.covered))
 
 
 def _compare(first: UsageEvent, again: UsageEvent, conflicts: list[str]) -> None:

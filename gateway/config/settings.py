@@ -13,7 +13,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backends.config import BackendConfig, ModelConfig
 from backends.config import Name as BackendName
-from gateway.config.forms import PlanForm, PublicName, RateForm, Slug, TenantForm
+from billing.errors import Invalid
+from billing.money import parse_credits
+from gateway.config.forms import PlanForm, PublicName, Slug, TenantForm
+from gateway.config.prices import RateForm
 
 NO_BACKEND = "no_backend"  # a mistake between two places; its context names the one to mend
 
@@ -66,6 +69,34 @@ class BooksSettings(Section):
     flush_events_max: int = Field(500, ge=1, le=100_000, description="at most so many usage events in one transaction")
     backlog_max: int = Field(200_000, ge=1, description="past so many unwritten events new work is refused with 503")
     journal_bytes_max: int = Field(2**30, ge=2**20, description="past this size of the journal new work is refused with 503")
+    durability: Literal["process", "disk"] = Field(
+        "process", description="what an answered request's charge survives: process, a killed gateway; disk, also a power cut (each answer's end waits for a sync)"
+    )
+
+
+class LeasesSettings(Section):
+    """How processes share a tenant's credits."""
+
+    term_s: float = Field(30.0, gt=0, description="a process that has not been heard of for this long has lost what it had set aside")
+    beat_s: float = Field(5.0, gt=0, description="how often a process says that it lives; a sixth of the term lets some go astray")
+    credits_max: str = Field("100000", description="at most so many credits of a tenant are set aside for one process beforehand: what its crash strands")
+
+    @field_validator("credits_max")
+    @classmethod
+    def _is_an_amount(cls, text: str) -> str:
+        try:
+            positive = parse_credits(text) > 0
+        except Invalid as error:
+            raise ValueError(str(error)) from None
+        if not positive:
+            raise ValueError("must be more than 0 credits")
+        return text
+
+    @model_validator(mode="after")
+    def _beats_in_time(self) -> "LeasesSettings":
+        if self.beat_s * 2 > self.term_s:
+            raise ValueError("leases.beat_s must be at most half of leases.term_s, or one late beat would end every lease")
+        return self
 
 
 class LimitsSettings(Section):
@@ -128,6 +159,7 @@ class Settings(BaseSettings):
     models: dict[PublicName, ModelConfig] = {}
     lanes: LanesSettings = LanesSettings()
     books: BooksSettings = BooksSettings()
+    leases: LeasesSettings = LeasesSettings()
     limits: LimitsSettings = LimitsSettings()
     log: LogSettings = LogSettings()
     seed: SeedSettings = SeedSettings()

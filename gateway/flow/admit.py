@@ -3,8 +3,10 @@
 All of it from memory, but for a tenant's first request.
 """
 
+import asyncio
 from typing import TYPE_CHECKING
 
+from billing.credits.draw import Want
 from billing.errors import BillingError
 from gateway.errors import ModelNotAllowed, ModelUnknown, PriceMissing, TenantSuspended, Unauthenticated, Unavailable
 from gateway.flow.states import Admitted, Received
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from billing.credits.account import Account
     from billing.operations.directory import Principal
     from gateway.services import Services
+
+LOAD_S_MAX = 5.0
 
 
 async def authenticate(services: "Services", secret: str) -> "Principal":
@@ -49,18 +53,29 @@ async def admit(services: "Services", received: Received) -> Admitted:
             f"The model `{model}` has no rate and cannot be used. An admin sets one with: weir rate set {model} --input CREDITS --output CREDITS, or --free.",
             param="model",
         )
-    account = await account_of(services, tenant_id)
+    received.call.service_tier = priced.sold(received.wish.service_tier)
     limiter = services.limiter
     limits = limiter.admit(principal, received.at_us) if limiter.shared is None else await limiter.admit_shared(principal, received.at_us)
+    account = await account_of(services, principal, model)  # last: nothing is awaited between an account and its hold
     return Admitted(received=received, principal=principal, tenant_id=tenant_id, terms=terms, account=account, priced=priced, limits=limits)
 
 
-async def account_of(services: "Services", tenant_id: str) -> "Account":
-    """Return a tenant's account, read from the books where it is not in memory or its grants have changed. Raises `Unavailable`."""
-    account = services.accounts.get(tenant_id)
+async def account_of(services: "Services", principal: "Principal", model: str) -> "Account":
+    """Return a tenant's account, drawn from the books where it is not in memory or its grants have changed.
+
+    While they are away, one that is known serves on without leases, unless the plan says closed. Raises `Unavailable`.
+    """
+    accounts, tenant_id = services.accounts, principal.tenant_id
+    account = accounts.get(tenant_id)
     if account is not None:
         return account
+    known = accounts.last_known(tenant_id) if principal.terms is not None and principal.terms.on_database_loss == "slow" else None
+    if known is not None and known.retry_us > services.clock.now_us():
+        return known
     try:
-        return await services.accounts.load(tenant_id)
-    except BillingError as error:
+        async with asyncio.timeout(LOAD_S_MAX):
+            return await accounts.load(tenant_id, Want(key_id=principal.key_id, project=principal.project, model=model))
+    except (BillingError, TimeoutError) as error:
+        if known is not None:
+            return known
         raise Unavailable("The credit account cannot be read now. Try again in a moment.", internal=str(error), retry_after_s=2) from error

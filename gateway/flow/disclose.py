@@ -51,7 +51,8 @@ def _common(services: "Services", settler: Settler) -> Headers:
     if settler.attempt is not None:
         headers.append((names.BACKEND, settler.attempt.backend.encode()))
     reset_s = None if account.reset_us is None else max(0, account.reset_us - now_us) // 1_000_000
-    headers += names.credits(account.remaining_ncr, account.limit_ncr, reset_s)
+    claims = reserved.hold.claims
+    headers += names.credits(claims.remaining_ncr, claims.limit_ncr, reset_s)
     if admitted.limits:
         headers += limits.headers(admitted.limits, now_us)
     return headers

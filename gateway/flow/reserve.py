@@ -1,16 +1,24 @@
 """Admitted -> Reserved: put credits aside for the worst case; what cannot be put aside decides the lane.
 
 The hold is the rate of an upper bound of the prompt and of the longest answer asked for, so a request whose `max_tokens` is known
-never costs more than its hold. A tenant that cannot hold it is slowed, billed on, or refused, as its plan says; in the slow lane a
-request is paid from what is free when it ends and the rest is not owed.
+never costs more than its hold. It is taken from what is leased to this process, in memory; where that is short and the books may have
+more, it is drawn first. A tenant that cannot hold it is slowed, billed on, served by another model, or refused, as its plan says; in the
+slow lane a request is paid from what is free when it ends and the rest is not owed.
 """
 
+import asyncio
+import logging
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from backends.tokens import prompt_bound
+from billing.credits.draw import Want
+from billing.credits.purse import Claims, Hold
+from billing.errors import BillingError
 from billing.money import format_credits
 from gateway.clock import format_instant
-from gateway.errors import CreditsExhausted
+from gateway.errors import CreditsExhausted, Unavailable
 from gateway.flow.states import Admitted, Reserved
 from gateway.lanes.standing import Lane, Standing, day_is_spent, standing
 from gateway.wire.headers import credits
@@ -18,53 +26,133 @@ from gateway.wire.headers import credits
 if TYPE_CHECKING:
     from gateway.services import Services
 
+DRAW_S_MAX = 5.0  # how long a request waits for the books at most
+DRAWS_MAX = 3  # others may have taken what was drawn for this one
 
-def reserve(services: "Services", admitted: Admitted) -> Reserved:
-    """Hold credits and choose the lane. Raises `CreditsExhausted`. What it holds must come back through `settle`."""
-    wish, account = admitted.received.wish, admitted.account
-    model = services.settings.models[admitted.received.call.model]
-    prompt_max = prompt_bound(admitted.received.call.members)
-    context_tokens = services.planner.context_tokens(admitted.received.call.model)
-    if context_tokens is not None:  # a longer prompt is refused by the server, and costs nothing
-        prompt_max = min(prompt_max, context_tokens * wish.prompts)
-    output_max = wish.choices * (model.output_tokens_max if wish.output_max is None else wish.output_max)
+log = logging.getLogger("weir.reserve")
+
+
+class BooksAway(Exception):
+    """The books cannot be asked, and what is leased does not suffice."""
+
+
+async def reserve(services: "Services", admitted: Admitted) -> Reserved:
+    """Hold credits and choose the lane. Raises `CreditsExhausted`, or `Unavailable` while the books are away and the plan says closed.
+
+    What it holds must come back through `settle`.
+    """
+    prompt_max, output_max = _bounds(services, admitted)
     hold_ncr = admitted.priced.bound(prompt_max, output_max)
-    free_ncr = account.free_ncr
-    now = standing(free_ncr, account.limit_ncr)
+    account, principal = admitted.account, admitted.principal
+    claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
+    now = standing(claims.unheld_ncr, claims.limit_ncr)
     lane, reason, covered = Lane.FAST, "credits", True
-    if free_ncr <= 0 or not account.hold(hold_ncr):
-        lane, reason = _past_credits(admitted, hold_ncr)
-        account.open()  # nothing is held, and yet the account is in use
-        hold_ncr, covered = 0, False
+    hold = account.hold(claims, hold_ncr) if services.beat.alive and now is not Standing.SLOW else None
+    if hold is not None:
+        if claims.low():
+            services.accounts.want_more(account, claims, _want(admitted, 0))
+    else:
+        try:
+            hold = await _drawn(services, admitted, claims, hold_ncr) if now is not Standing.SLOW else None
+        except BooksAway as error:
+            lane, reason = _without_books(admitted, error)
+        else:
+            if hold is None:
+                lane, reason = _past_credits(admitted, claims, hold_ncr)
+        if hold is None:
+            if admitted.terms.on_exhausted == "fallback":
+                admitted, reason = _fallback(services, admitted, reason)
+            hold = account.open(claims)  # nothing is held, and yet the account is in use
+            covered = False
+    at_us = admitted.received.at_us
     return Reserved(
         admitted=admitted,
         standing=now if lane is Lane.FAST or now is Standing.SLOW else Standing.SLOW,
         lane=lane,
         reason=reason,
-        hold_ncr=hold_ncr,
+        hold=hold,
         covered=covered,
+        day_us=account.day_at(at_us),
+        period_us=account.period_us,
         prompt_tokens_max=prompt_max,
         output_tokens_max=output_max,
     )
 
 
-def _past_credits(admitted: Admitted, hold_ncr: int) -> tuple[Lane, str]:
+def _bounds(services: "Services", admitted: Admitted) -> tuple[int, int]:
+    """Return the most tokens that may go in, and come out."""
+    wish, call = admitted.received.wish, admitted.received.call
+    prompt_max = prompt_bound(call.members)
+    context_tokens = services.planner.context_tokens(call.model)
+    if context_tokens is not None:  # a longer prompt is refused by the server, and costs nothing
+        prompt_max = min(prompt_max, context_tokens * wish.prompts)
+    model = services.settings.models[call.model]
+    return prompt_max, wish.choices * (model.output_tokens_max if wish.output_max is None else wish.output_max)
+
+
+async def _drawn(services: "Services", admitted: Admitted, claims: Claims, hold_ncr: int) -> Hold | None:
+    """Draw from the books what is lacking, and hold it; None when they have not enough. Raises `BooksAway`."""
+    account, principal = admitted.account, admitted.principal
+    for _ in range(DRAWS_MAX):
+        if not claims.may_ask(services.clock.now_us()):
+            return None
+        if account.retry_us > services.clock.now_us():
+            raise BooksAway("they were asked a moment ago")
+        try:
+            async with asyncio.timeout(DRAW_S_MAX):
+                await services.accounts.load(admitted.tenant_id, _want(admitted, hold_ncr))
+        except (BillingError, TimeoutError) as error:
+            raise BooksAway(str(error) or f"no answer within {DRAW_S_MAX:g} s") from error
+        if not services.beat.alive:
+            raise BooksAway("this process's leases have ended")
+        claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
+        hold = account.hold(claims, hold_ncr)
+        if hold is not None:
+            return hold
+    services.accounts.ran_dry(claims)
+    return None
+
+
+def _want(admitted: Admitted, need_ncr: int) -> Want:
+    principal = admitted.principal
+    return Want(key_id=principal.key_id, project=principal.project, model=admitted.received.call.model, need_ncr=need_ncr)
+
+
+def _past_credits(admitted: Admitted, claims: Claims, hold_ncr: int) -> tuple[Lane, str]:
     terms, account = admitted.terms, admitted.account
     if terms.on_exhausted == "overage":
         return Lane.FAST, "overage"
     if terms.on_exhausted == "block" and hold_ncr:
-        raise _exhausted("Your plan refuses requests past its credits.", admitted, hold_ncr)
+        raise _exhausted("Your plan refuses requests past its credits.", admitted, claims, hold_ncr)
     if hold_ncr and day_is_spent(account, terms, admitted.received.at_us):
-        raise _exhausted("The slow lane's daily cap is reached.", admitted, hold_ncr)
-    return Lane.SLOW, "credits_exhausted" if account.free_ncr <= 0 else "credits_too_few"
+        raise _exhausted("The slow lane's daily cap is reached.", admitted, claims, hold_ncr)
+    return Lane.SLOW, "credits_exhausted" if claims.unheld_ncr <= 0 else "credits_too_few"
 
 
-def _exhausted(why: str, admitted: Admitted, hold_ncr: int) -> CreditsExhausted:
+def _without_books(admitted: Admitted, error: BooksAway) -> tuple[Lane, str]:
+    if admitted.terms.on_database_loss == "closed" or admitted.terms.on_exhausted == "block":
+        raise Unavailable("Credits cannot be looked up now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
+    return Lane.SLOW, "books_away"
+
+
+def _fallback(services: "Services", admitted: Admitted, reason: str) -> tuple[Admitted, str]:
+    """Have the plan's other model serve, at its own rate; the answer says so. One that is not there is said in the log."""
+    model, received = admitted.terms.fallback_model, admitted.received
+    if model is None or model == received.call.model:
+        return admitted, reason
+    priced = services.tariff.card.at(model, received.at_us)
+    if priced is None or model not in services.settings.models:
+        log.error("plan %s falls back to model %s, which is not configured or has no rate", admitted.terms.plan, model)
+        return admitted, reason
+    return replace(admitted, priced=priced, received=replace(received, call=replace(received.call, model=model))), "fallback_model"
+
+
+def _exhausted(why: str, admitted: Admitted, claims: Claims, hold_ncr: int) -> CreditsExhausted:
     account, now_us = admitted.account, admitted.received.at_us
-    left = format_credits(max(0, account.free_ncr))
+    left = format_credits(max(0, claims.unheld_ncr))
     until = "" if account.reset_us is None else f", wait for the reset at {format_instant(account.reset_us)}"
     refusal = CreditsExhausted(
         f"{why} {left} credits are left and this request may need {format_credits(hold_ncr)}. Lower `max_tokens`{until}, or ask your admin for credits."
     )
-    refusal.headers = credits(account.remaining_ncr, account.limit_ncr, None if account.reset_us is None else max(0, account.reset_us - now_us) // 1_000_000)
+    refusal.headers = credits(claims.remaining_ncr, claims.limit_ncr, None if account.reset_us is None else max(0, account.reset_us - now_us) // 1_000_000)
     return refusal

@@ -17,7 +17,7 @@ from gateway.errors import Refusal, Unavailable
 from gateway.flow import queue
 from gateway.flow.admit import admit
 from gateway.flow.refuse import NotServed, not_served
-from gateway.flow.relay import is_stream, relay_stream, relay_whole, settle_unseen
+from gateway.flow.relay import is_stream, recorded, relay_stream, relay_whole, settle_unseen
 from gateway.flow.reserve import reserve
 from gateway.flow.settle import Settler
 from gateway.flow.states import Client, Received
@@ -38,11 +38,13 @@ SLOW_PRIORITY = 10  # vLLM: lower runs earlier, and 0 is what it gives to whoeve
 async def run(services: "Services", received: Received, client: Client) -> Settler:
     """Serve one call, from its key to its last byte. Raises a `Refusal` as long as nothing has been answered."""
     admitted = await admit(services, received)
-    settler = Settler(services, reserve(services, admitted))
+    settler = Settler(services, await reserve(services, admitted))
     try:
         await _attempts(services, settler, client)
     except Refusal as refusal:
         settler.close(status=refusal.status)
+        if settler.dispatched:
+            await recorded(services)
         raise
     except BooksUnavailable as error:
         raise Unavailable(
@@ -54,6 +56,7 @@ async def run(services: "Services", received: Received, client: Client) -> Settl
         raise
     except Exception:  # a bug of ours: the client gets a 500, and so does the event
         settler.close(status=500)
+        await recorded(services)
         raise
     finally:
         settler.close()

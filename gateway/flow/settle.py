@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from backends.provider import Usage
+from billing.credits.purse import Cover
 from billing.errors import Invalid, RateMissing
 from billing.meter import BUCKETS, Meter, check, input_total
 from billing.rating import Rate, rate
@@ -50,11 +51,11 @@ def meter_of(usage: Usage | None) -> Meter:
     )
 
 
-def charge(meter: Meter, card: Rate, failed: Callable[[], None]) -> int:
+def charge(meter: Meter, card: Rate, failed: Callable[[], None], *, lane: str = "fast", service_tier: str | None = None) -> int:
     """Rate a meter. A bucket without a price cannot be refused any more: it is charged nothing, loudly and counted by `failed`, and kept in the event."""
     while True:
         try:
-            return rate(meter, card)
+            return rate(meter, card, lane=lane, service_tier=service_tier)
         except RateMissing as error:
             log.error("usage of `%s` by model %s has no price and was not charged: %s", error.bucket, card.model, error)
             failed()
@@ -120,6 +121,9 @@ class Settler:
             rate_id=admitted.priced.rate.id,
             prompt_estimate=self.reserved.prompt_tokens_max // 4,
             covered=self.reserved.covered,
+            day_us=self.reserved.day_us,
+            period_us=self.reserved.period_us,
+            held=self.reserved.hold.named(),
         )
         self.services.recorder.dispatched(record)
         self.dispatched = True
@@ -143,15 +147,15 @@ class Settler:
             services.metrics.settle_failed()
         charge_ncr = charge(meter, admitted.priced.rate, services.metrics.settle_failed)
         lane = self.reserved.lane
-        cover_ncr = admitted.account.settle(self.reserved.hold_ncr, charge_ncr, full_cover=self.reserved.covered)
         now_us = services.clock.now_us()
+        cover = admitted.account.settle(self.reserved.hold, charge_ncr, full_cover=self.reserved.covered, now_us=now_us)
         tokens_in, tokens_out = input_total(meter), meter.output or 0
         self.used_weight = INPUT_WEIGHT * tokens_in + OUTPUT_WEIGHT * tokens_out
-        services.recorder.settled(self._event(relayed, meter, charge_ncr, cover_ncr, now_us))
+        services.recorder.settled(self._event(relayed, meter, charge_ncr, cover, now_us))
         if admitted.limits:
             spend(admitted.limits, tokens_in + tokens_out, now_us)
         services.metrics.settled(admitted.received.call.model, self.attempt.backend if self.attempt else "", meter, relayed.source)
-        return Settled(charge_ncr=charge_ncr, cover_ncr=cover_ncr, lane=lane, source=relayed.source, input=tokens_in, output=tokens_out)
+        return Settled(charge_ncr=charge_ncr, cover_ncr=cover.ncr, lane=lane, source=relayed.source, input=tokens_in, output=tokens_out)
 
     def defer(self, ending: Coroutine[Any, Any, None]) -> None:
         """Let a task of the gateway's own end this, because nobody can wait for it; shutdown waits for that task."""
@@ -176,9 +180,9 @@ class Settler:
             self.settle(Relayed(usage=None, source="none", outcome="failed", status=status))
         else:
             self.ended = True
-            self.reserved.admitted.account.release(self.reserved.hold_ncr)
+            self.reserved.admitted.account.release(self.reserved.hold)
 
-    def _event(self, relayed: Relayed, meter: Meter, charge_ncr: int, cover_ncr: int, now_us: int) -> UsageEvent:
+    def _event(self, relayed: Relayed, meter: Meter, charge_ncr: int, cover: Cover, now_us: int) -> UsageEvent:
         admitted = self.reserved.admitted
         received = admitted.received
         call = received.call
@@ -203,7 +207,10 @@ class Settler:
             meter=meter,
             rate_id=admitted.priced.rate.id,
             charge_ncr=charge_ncr,
-            cover_ncr=cover_ncr,
+            cover_ncr=cover.ncr,
+            day_us=self.reserved.day_us,
+            period_us=self.reserved.period_us,
+            purses=cover.purses,
             attempts=self.attempts,
             queue_ms=self.queue_us // 1000,
             ttft_us=None if self.first_us is None else max(0, self.first_us - received.at_us),

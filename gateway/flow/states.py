@@ -11,6 +11,7 @@ import msgspec
 
 from backends.provider import Call, Usage
 from billing.credits.account import Account
+from billing.credits.purse import Hold
 from billing.operations.directory import Principal
 from billing.plans.terms import Terms
 from billing.rates.card import Priced
@@ -65,14 +66,17 @@ class Reserved(msgspec.Struct, frozen=True, kw_only=True):
     """What is held for it, and the lane that its credits buy.
 
     `covered` says that the hold covers the worst case: then the whole charge comes from credits; else only what is free at the end.
+    `day_us` and `period_us`: when the tenant's day and its plan's month began.
     """
 
     admitted: Admitted
     standing: Standing
     lane: Lane
     reason: str
-    hold_ncr: int
+    hold: Hold
     covered: bool
+    day_us: int
+    period_us: int | None
     prompt_tokens_max: int
     output_tokens_max: int
 

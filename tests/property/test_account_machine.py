@@ -1,58 +1,66 @@
-"""An account against a plain model of it: whatever the order of holds, ends, flushes and reloads, nothing is lost and no hold is broken."""
+"""An account against a plain model of it: whatever the order of holds, ends, flushes and draws, nothing is lost and no hold is broken."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from billing.credits.account import Account, Flushed, Snapshot
+from billing.credits.purse import Claims, Hold, PurseState
 
 AMOUNTS = st.integers(0, 50)
 
 
 class AccountMachine(RuleBasedStateMachine):
-    """`truth` is what the books would say with everything booked; `queue` is settled and not booked."""
+    """`left` is what the books have, `lease` what of it is this process's; `queue` is settled and not booked."""
 
-    holds: Bundle[int] = Bundle("holds")
+    holds: Bundle[Hold | None] = Bundle("holds")
 
     def __init__(self) -> None:
         super().__init__()
-        self.booked = 100
+        self.left = 200
+        self.lease = 100
         self.queue: list[tuple[int, int]] = []
         self.open: list[int] = []
         self.overshoot = 0
         self.account = Account(self.snapshot())
 
+    @property
+    def claims(self) -> Claims:
+        return self.account.claims("key_1", None, "m")
+
+    def state(self) -> PurseState:
+        return PurseState(name="", lease_ncr=self.lease, left_ncr=self.left, available_ncr=max(0, self.left - self.lease), limit_ncr=200, order=(2,))
+
     def snapshot(self) -> Snapshot:
-        return Snapshot(tenant_id="t", spendable_ncr=self.booked, limit_ncr=100, valid_until_us=9, reset_us=None, past_today_ncr=0, day_ends_us=9)
+        return Snapshot(tenant_id="t", purses=(self.state(),), valid_until_us=9, reset_us=None, past_today_ncr=0, day_ends_us=9)
 
     @rule(target=holds, amount=AMOUNTS)
-    def hold(self, amount: int) -> int:
-        free = self.account.free_ncr
-        taken = self.account.hold(amount)
-        assert taken == (amount == 0 or amount <= free)
-        if taken:
+    def hold(self, amount: int) -> Hold | None:
+        free = self.claims.free_ncr
+        taken = self.account.hold(self.claims, amount)
+        assert (taken is not None) == (amount == 0 or amount <= free)
+        if taken is not None:
             self.open.append(amount)
-        return amount if taken else -1
+        return taken
 
-    @rule(amount=consumes(holds))
-    def release(self, amount: int) -> None:
-        if amount >= 0:
-            self.account.release(amount)
-            self.open.remove(amount)
+    @rule(hold=consumes(holds))
+    def release(self, hold: Hold | None) -> None:
+        if hold is not None:
+            self.account.release(hold)
+            self.open.remove(hold.amount_ncr)
 
-    @rule(amount=consumes(holds), charge=AMOUNTS)
-    def settle_fast(self, amount: int, charge: int) -> None:
-        if amount >= 0:
-            assert self.account.settle(amount, charge, full_cover=True) == charge
-            self.open.remove(amount)
+    @rule(hold=consumes(holds), charge=AMOUNTS)
+    def settle_fast(self, hold: Hold | None, charge: int) -> None:
+        if hold is not None:
+            assert self.account.settle(hold, charge, full_cover=True).ncr == charge
+            self.open.remove(hold.amount_ncr)
             self.queue.append((charge, 0))
-            self.overshoot += max(0, charge - amount)
+            self.overshoot += max(0, charge - hold.amount_ncr)
 
     @rule(charge=AMOUNTS)
     def settle_slow(self, charge: int) -> None:
-        free = self.account.free_ncr
-        self.account.open()
-        cover = self.account.settle(0, charge, full_cover=False)
+        free = self.claims.free_ncr
+        cover = self.account.settle(self.account.open(self.claims), charge, full_cover=False).ncr
         assert cover == min(charge, max(0, free))
         self.queue.append((cover, charge - cover))
 
@@ -60,28 +68,31 @@ class AccountMachine(RuleBasedStateMachine):
     def flush(self, count: int) -> None:
         batch, self.queue = self.queue[:count], self.queue[count:]
         cover = sum(one for one, _past in batch)
-        self.booked -= cover
-        before = self.account.free_ncr
-        self.account.flushed(Flushed(tenant_id="t", cover_ncr=cover, past_ncr=sum(past for _cover, past in batch), spendable_ncr=self.booked))
-        assert self.account.free_ncr == before
+        self.left -= cover
+        before, short = self.claims.free_ncr, max(0, cover - self.lease)
+        self.lease = max(0, self.lease - cover)
+        self.account.flushed(Flushed(tenant_id="t", taken={"": cover}, past_ncr=sum(past for _cover, past in batch), states=(self.state(),)))
+        assert self.claims.free_ncr == before + short  # what the lease had not came from what is available, or is owed: not this process's any more
 
     @rule(more=AMOUNTS)
-    def grant_and_reload(self, more: int) -> None:
-        self.booked += more
-        before = self.account.free_ncr
+    def draw(self, more: int) -> None:
+        given = max(0, min(more, self.left - self.lease))
+        self.lease += given
+        before = self.claims.free_ncr
         self.account.reloaded(self.snapshot())
-        assert self.account.free_ncr == before + more
+        assert self.claims.free_ncr == before + given
 
     @invariant()
-    def free_is_base_less_unflushed_less_held(self) -> None:
+    def free_is_the_lease_less_unflushed_less_held(self) -> None:
         assert self.account.held_ncr == sum(self.open)
         assert self.account.open_requests == len(self.open)
         assert self.account.unflushed_ncr == sum(cover for cover, _past in self.queue)
-        assert self.account.free_ncr == self.booked - sum(cover for cover, _past in self.queue) - sum(self.open)
+        assert self.claims.free_ncr == self.lease - sum(cover for cover, _past in self.queue) - sum(self.open)
 
     @invariant()
     def below_zero_only_by_what_fast_requests_overshot(self) -> None:
-        assert self.account.free_ncr >= -self.overshoot
+        assert self.claims.free_ncr >= -self.overshoot
+        assert self.left >= self.lease - self.overshoot
 
 
 TestAccount = AccountMachine.TestCase

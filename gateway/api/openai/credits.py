@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from billing.credits.account import Account
+from billing.credits.purse import Claims
 from billing.errors import BooksUnavailable
 from billing.money import format_credits
 from billing.operations.usage import Balance, read_balance
@@ -28,16 +29,17 @@ async def show(request: Request) -> dict[str, Any]:
     principal = await authenticate(services, secret_of(request.headers.raw))
     assert principal.terms is not None  # authenticate saw to it
     now_us = services.clock.now_us()
-    account = await account_of(services, principal.tenant_id)
+    account = await account_of(services, principal, "")
+    claims = account.claims(principal.key_id, principal.project, "")
     try:
         booked = await services.reads.lookups.run(lambda session: read_balance(session, principal.tenant_id, now_us))
     except BooksUnavailable as error:
         raise Unavailable("The balance cannot be read now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
-    return _written(account, booked, principal.terms, now_us)
+    return _written(account, claims, booked, principal.terms, now_us)
 
 
-def _written(account: Account, booked: Balance, terms: Terms, now_us: int) -> dict[str, Any]:
-    now = standing_of(account, terms, now_us)
+def _written(account: Account, claims: Claims, booked: Balance, terms: Terms, now_us: int) -> dict[str, Any]:
+    now = standing_of(account, claims, terms, now_us)
     return {
         "object": "credits",
         "tenant": account.tenant_id,
@@ -45,15 +47,15 @@ def _written(account: Account, booked: Balance, terms: Terms, now_us: int) -> di
         "on_exhausted": terms.on_exhausted,
         "standing": now.value,
         "lane": lane_of(now, terms).value if now is not Standing.CAPPED else None,
-        "limit": format_credits(account.limit_ncr),
-        "used": format_credits(account.used_ncr),
-        "remaining": format_credits(max(0, account.remaining_ncr)),
+        "limit": format_credits(claims.limit_ncr),
+        "used": format_credits(claims.used_ncr),
+        "remaining": format_credits(max(0, claims.remaining_ncr)),
         "held": format_credits(account.held_ncr),
         "debt": format_credits(booked.debt_ncr),
         "past_credits_today": format_credits(account.spent_today_ncr(now_us)),
         "slow_daily_cap": None if terms.slow_daily_cap_ncr is None else format_credits(terms.slow_daily_cap_ncr),
         "reset_at": None if account.reset_us is None else format_instant(account.reset_us),
-        "forecast": {"exhausted_at": _exhausted_at(account, booked, now_us)},
+        "forecast": {"exhausted_at": _exhausted_at(account, claims, booked, now_us)},
         "grants": [
             {
                 "id": grant.id,
@@ -67,10 +69,10 @@ def _written(account: Account, booked: Balance, terms: Terms, now_us: int) -> di
     }
 
 
-def _exhausted_at(account: Account, booked: Balance, now_us: int) -> str | None:
+def _exhausted_at(account: Account, claims: Claims, booked: Balance, now_us: int) -> str | None:
     """When the credits end at this period's pace; None: not before the reset, or nothing to go by yet."""
-    start_us, used_ncr = booked.period_start_us, account.used_ncr
-    if start_us is None or used_ncr <= 0 or now_us < start_us + PACE_AFTER_US or account.remaining_ncr <= 0:
+    start_us, used_ncr = booked.period_start_us, claims.used_ncr
+    if start_us is None or used_ncr <= 0 or now_us < start_us + PACE_AFTER_US or claims.remaining_ncr <= 0:
         return None
-    at_us = now_us + account.remaining_ncr * (now_us - start_us) // used_ncr
+    at_us = now_us + claims.remaining_ncr * (now_us - start_us) // used_ncr
     return None if account.reset_us is not None and at_us >= account.reset_us else format_instant(at_us)

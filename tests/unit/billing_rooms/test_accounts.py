@@ -9,7 +9,9 @@ from typing import TypeVar
 import pytest
 from sqlmodel import Session
 
-from billing.credits.account import Flushed, Snapshot
+from billing.credits.account import Account, Flushed, Snapshot
+from billing.credits.draw import Member, Want
+from billing.credits.purse import Claims, PurseState
 from billing.credits.accounts import Accounts
 from billing.db import Database
 from billing.errors import BooksUnavailable, NotFound
@@ -20,6 +22,7 @@ from billing.usage.journal import Journal
 from billing.usage.recorder import Recorder
 from tests.books import HOUR_US, event, grant, seed
 from tests.clock import START_US, ManualClock
+from tests.tenure import FixedTenure
 
 T = TypeVar("T")
 
@@ -29,7 +32,9 @@ class Rig:
         self.db = db
         self.clock = ManualClock()
         self.recorder = Recorder(db, Journal(folder, self.clock.now_us), self.clock.now_us, flush_ms=1)
-        self.accounts = Accounts(self.recorder, self.clock)
+        self.tenure = FixedTenure(db)
+        self.recorder.replica_id = self.tenure.member.replica_id
+        self.accounts = Accounts(self.recorder, self.clock, self.tenure)
         self.recorder.start(asyncio.get_running_loop().call_soon_threadsafe)
 
     async def settled(self) -> None:
@@ -37,6 +42,13 @@ class Rig:
         while self.recorder.backlog:
             await asyncio.wrap_future(self.recorder.run(lambda _session: None))
         await asyncio.wrap_future(self.recorder.run(lambda _session: None))
+
+
+ALL = Want(key_id="key_1", project=None, model="m", need_ncr=10**9)
+
+
+def plain(account: Account) -> Claims:
+    return account.claims("key_1", None, "m")
 
 
 @pytest.fixture
@@ -51,7 +63,7 @@ async def test_an_account_is_loaded_once_for_all_who_ask_together(rig: Rig) -> N
     assert rig.accounts.get("acme") is None
     first, second = await asyncio.gather(rig.accounts.load("acme"), rig.accounts.load("acme"))
     assert first is second is rig.accounts.get("acme")
-    assert (first.free_ncr, first.limit_ncr, first.reset_us) == (100, 100, None)
+    assert (plain(first).remaining_ncr, plain(first).limit_ncr, first.reset_us) == (100, 100, None)
 
 
 async def test_a_tenant_that_does_not_exist_is_not_found(rig: Rig) -> None:
@@ -65,43 +77,44 @@ async def test_the_months_allowance_is_written_by_whoever_looks_first(rig: Rig) 
     with rig.db.write() as session:
         plans.subscribe(session, "acme", plans.add_version(session, PlanTerms(plan="pro", allowance_ncr=500), START_US), START_US)
     account = await rig.accounts.load("acme")
-    assert account.free_ncr == account.limit_ncr == 500
+    assert plain(account).remaining_ncr == plain(account).limit_ncr == 500
     assert account.reset_us == account.valid_until_us
     rig.clock.at_us = account.valid_until_us
     assert rig.accounts.get("acme") is None
     assert (await rig.accounts.load("acme")) is account
-    assert account.free_ncr == 500
+    assert plain(account).remaining_ncr == 500
 
 
 async def test_settled_use_is_booked_and_a_reload_keeps_holds(rig: Rig) -> None:
     seed(rig.db, "acme", grant("g", 100))
-    account = await rig.accounts.load("acme")
-    account.hold(30)
-    account.hold(20)
-    account.settle(20, 15, full_cover=True)
+    account = await rig.accounts.load("acme", ALL)
+    account.hold(plain(account), 30)
+    hold = account.hold(plain(account), 20)
+    assert hold is not None
+    account.settle(hold, 15, full_cover=True)
     rig.recorder.settled(event(1, 15))
     with rig.db.write() as session:
         grants.insert_grant(session, grant("g2", 1000))
     rig.accounts.refresh("acme")
     await rig.settled()
     assert account.unflushed_ncr == 0
-    assert account.free_ncr == 1100 - 15 - 30
-    assert account.limit_ncr == 1100
+    assert plain(account).unheld_ncr == 1100 - 15 - 30
+    assert plain(account).limit_ncr == 1100
 
 
 async def test_a_grant_that_begins_later_makes_the_account_stale_then(rig: Rig) -> None:
     seed(rig.db, "acme", grant("g", 100), grant("later", 50, effective_us=START_US + HOUR_US))
     account = await rig.accounts.load("acme")
-    assert (account.free_ncr, account.valid_until_us) == (100, START_US + HOUR_US)
+    assert (plain(account).remaining_ncr, account.valid_until_us) == (100, START_US + HOUR_US)
     rig.clock.at_us = START_US + HOUR_US
-    assert (await rig.accounts.load("acme")).free_ncr == 150
+    assert plain(await rig.accounts.load("acme")).remaining_ncr == 150
 
 
 async def test_use_past_the_credits_counts_from_the_tenants_midnight(rig: Rig) -> None:
     seed(rig.db, "acme", timezone="Asia/Tokyo")
     account = await rig.accounts.load("acme")
-    assert account.settle(0, 40, full_cover=False) == 0
-    rig.recorder.settled(event(1, 40, cover_ncr=0, lane="slow"))
+    assert account.settle(account.open(plain(account)), 40, full_cover=False).ncr == 0
+    rig.recorder.settled(event(1, 40, cover_ncr=0, lane="slow", day_us=account.day_us))
     await rig.settled()
     assert account.spent_today_ncr(rig.clock.now_us()) == 40
     rig.accounts.refresh("acme")
@@ -122,18 +135,19 @@ async def test_after_a_change_of_plans_an_account_is_read_again_when_it_is_next_
         grants.insert_grant(session, grant("g2", 50))
     rig.accounts.refresh_all()
     await rig.settled()
-    assert account.free_ncr == 100
+    assert plain(account).remaining_ncr == 100
     assert rig.accounts.get("acme") is account
     await rig.settled()
-    assert account.free_ncr == 150
+    assert plain(account).remaining_ncr == 150
 
 
 async def test_only_idle_accounts_are_dropped(db: Database, tmp_path: Path) -> None:
     rig = Rig(db, tmp_path / "journal")
-    rig.accounts = Accounts(rig.recorder, rig.clock, accounts_max=2)
+    rig.accounts = Accounts(rig.recorder, rig.clock, rig.tenure, accounts_max=2)
     for name in ("a", "b", "c"):
         seed(db, name, grant(f"g-{name}", 10, tenant_id=name))
-    (await rig.accounts.load("a")).hold(5)
+    account = await rig.accounts.load("a", ALL)
+    assert account.hold(plain(account), 5)
     await rig.accounts.load("b")
     await rig.accounts.load("c")
     assert rig.accounts.get("a") is not None
@@ -144,16 +158,16 @@ async def test_only_idle_accounts_are_dropped(db: Database, tmp_path: Path) -> N
 
 async def test_an_account_with_a_request_that_holds_nothing_is_not_dropped(db: Database, tmp_path: Path) -> None:
     rig = Rig(db, tmp_path / "journal")
-    rig.accounts = Accounts(rig.recorder, rig.clock, accounts_max=1)
+    rig.accounts = Accounts(rig.recorder, rig.clock, rig.tenure, accounts_max=1)
     for name in ("a", "b", "c"):
         seed(db, name, grant(f"g-{name}", 100, tenant_id=name))
-    account = await rig.accounts.load("a")
-    account.open()
+    account = await rig.accounts.load("a", ALL)
+    hold = account.open(plain(account))
     await rig.accounts.load("b")
     assert rig.accounts.get("a") is account
-    rig.recorder.settled(event(1, 60, tenant="a", cover_ncr=account.settle(0, 60, full_cover=False), lane="slow"))
+    rig.recorder.settled(event(1, 60, tenant="a", cover_ncr=account.settle(hold, 60, full_cover=False).ncr, lane="slow"))
     await rig.settled()
-    assert (account.free_ncr, account.unflushed_ncr) == (40, 0)
+    assert (plain(account).remaining_ncr, account.unflushed_ncr) == (40, 0)
     await rig.accounts.load("c")
     assert rig.accounts.get("a") is None
     rig.recorder.stop()
@@ -161,7 +175,7 @@ async def test_an_account_with_a_request_that_holds_nothing_is_not_dropped(db: D
 
 async def test_an_account_that_somebody_waits_for_is_not_dropped_before_it_is_used(db: Database, tmp_path: Path) -> None:
     rig = Rig(db, tmp_path / "journal")
-    rig.accounts = Accounts(rig.recorder, rig.clock, accounts_max=1)
+    rig.accounts = Accounts(rig.recorder, rig.clock, rig.tenure, accounts_max=1)
     names = [f"t{number}" for number in range(20)]
     for name in names:
         seed(db, name, grant(f"g-{name}", 10, tenant_id=name))
@@ -177,28 +191,30 @@ class AwayBooks:
         self.on_flushed: Callable[[list[Flushed]], None] | None = None
         self.away = False
         self.readings = 0
+        self.member = Member(replica_id="r", beats=(1,))
 
-    def run(self, _work: Callable[[Session], T], then: Callable[[T], None] | None = None) -> Future[T]:
+    def run(self, _work: Callable[[Session], T], then: Callable[[T], None] | None = None, otherwise: Callable[[BaseException], None] | None = None) -> Future[T]:
         self.readings += 1
         future: Future[T] = Future()
         if self.away:
+            assert otherwise is not None
+            otherwise(BooksUnavailable("away"))
             future.set_exception(BooksUnavailable("away"))
         elif then is not None:
-            day = Snapshot(
-                tenant_id="acme", spendable_ncr=5, limit_ncr=5, valid_until_us=2**62, reset_us=None, past_today_ncr=0, day_ends_us=START_US + HOUR_US
-            )
+            own = PurseState(name="", lease_ncr=5, left_ncr=5, available_ncr=0)
+            day = Snapshot(tenant_id="acme", purses=(own,), valid_until_us=2**62, reset_us=None, past_today_ncr=0, day_ends_us=START_US + HOUR_US)
             then(day)  # type: ignore[arg-type]
             future.set_result(day)  # type: ignore[arg-type]
         return future
 
-    def past_since(self, _session: Session, _tenant_id: str, _since_us: int) -> int:
-        return 0
+    def displaced(self) -> None:
+        raise AssertionError("nobody was displaced")
 
 
 @pytest.mark.parametrize("day_ended", [False, True])
 async def test_a_reading_that_failed_is_tried_again_once_a_second_and_not_with_every_request(day_ended: bool) -> None:
     books, clock = AwayBooks(), ManualClock()
-    accounts = Accounts(books, clock)
+    accounts = Accounts(books, clock, books)
     account = await accounts.load("acme")
     books.away = True
     if day_ended:
@@ -219,16 +235,17 @@ async def test_a_reading_that_failed_is_tried_again_once_a_second_and_not_with_e
 
 async def test_many_settlements_and_reloads_at_once_end_exactly(rig: Rig) -> None:
     seed(rig.db, "acme", grant("g", 10**6))
-    account = await rig.accounts.load("acme")
+    account = await rig.accounts.load("acme", ALL)
     for number in range(400):
-        assert account.hold(100)
-        account.settle(100, 10, full_cover=True)
+        hold = account.hold(plain(account), 100)
+        assert hold is not None
+        account.settle(hold, 10, full_cover=True)
         rig.recorder.settled(event(number, 10))
         if number % 7 == 0:
             rig.accounts.refresh("acme")
         if number % 13 == 0:
             await asyncio.sleep(0)
-        assert account.free_ncr == 10**6 - 10 * (number + 1)
+        assert plain(account).remaining_ncr == 10**6 - 10 * (number + 1)
     await rig.settled()
-    assert account.free_ncr == 10**6 - 4_000
+    assert plain(account).free_ncr == plain(account).remaining_ncr == 10**6 - 4_000
     assert not account.busy

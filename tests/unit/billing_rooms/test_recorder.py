@@ -66,6 +66,10 @@ def finish(recorder: Recorder, *numbers: int, charge_ncr: int = 10) -> None:
         recorder.settled(event(number, charge_ncr))
 
 
+def left_of(flush: Flushed) -> int | None:
+    return sum(state.left_ncr for state in flush.states) if flush.states else None
+
+
 def booked_ids(db: Database) -> list[str]:
     with db.read() as session:
         assert verify(session) == []
@@ -82,7 +86,7 @@ def test_what_ended_is_in_the_books_after_the_next_turn(db: Database, tmp_path: 
     assert recorder.oldest_us == event(1).ended_us
     run_dry(recorder)
     assert booked_ids(db) == [request_id(1), request_id(2)]
-    assert [(one.cover_ncr, one.spendable_ncr, one.covered_ncr) for one in heard] == [(20, 80, 20)]
+    assert [(one.taken, left_of(one)) for one in heard] == [({"": 20}, 80)]
     assert (recorder.backlog, recorder.booked) == (0, 2)
 
 
@@ -125,7 +129,7 @@ def test_a_commit_whose_answer_was_lost_is_told_again_and_counted_once(db: Datab
     finish(recorder, 1, 2)
     run_dry(recorder)
     assert len(booked_ids(db)) == 2
-    assert [(one.cover_ncr, one.spendable_ncr) for one in heard] == [(20, 80)]
+    assert [(one.taken, left_of(one)) for one in heard] == [({"": 20}, 80)]
 
 
 def test_pauses_grow_and_are_bounded(db: Database, tmp_path: Path) -> None:
@@ -165,7 +169,7 @@ def test_a_poisoned_event_is_parked_and_the_others_go_through(db: Database, tmp_
     parked = sorted(path.name for path in (tmp_path / "journal").glob("rejected-*"))
     assert parked == [f"rejected-{START_US}-{request_id(number)}.{kind}" for number, kind in ((2, "wal"), (3, "json"), (5, "wal"))]
     assert "is refused and parked" in caplog.text
-    assert {one.tenant_id: one.spendable_ncr for one in heard} == {"acme": 80, "nobody": None}
+    assert {one.tenant_id: left_of(one) for one in heard} == {"acme": 80, "nobody": None}
     recorder.stop()
     assert len(list((tmp_path / "journal").iterdir())) == 3
 
@@ -188,7 +192,7 @@ def test_what_a_dead_process_left_is_booked_first_and_once(db: Database, tmp_pat
     assert not recorder.replaying
     assert booked_ids(db) == [request_id(number) for number in (1, 2, 3, 4)]
     assert recorder.conflicts == 0
-    assert [one.cover_ncr for one in heard] == [0]
+    assert [one.taken for one in heard] == [{}]
     recorder.stop()
     assert list((tmp_path / "journal").iterdir()) == []
 
@@ -240,7 +244,7 @@ def test_work_runs_between_batches_and_its_news_comes_in_order(db: Database, tmp
     seed(db, "acme", grant("g", 100))
     recorder = recorder_over(db, tmp_path / "journal")
     news: list[object] = []
-    recorder.on_flushed = lambda flushes: news.append(flushes[0].spendable_ncr)
+    recorder.on_flushed = lambda flushes: news.append(left_of(flushes[0]))
 
     def left(session: Session) -> int:
         return sum(one.remaining_ncr for one in grants.current_grants(session, "acme", START_US))
@@ -388,7 +392,7 @@ def test_the_thread_books_on_its_own_and_stops_at_once(db: Database, tmp_path: P
     booked, done = [0], threading.Event()
 
     def hear(flushes: list[Flushed]) -> None:
-        booked[0] += sum(one.cover_ncr for one in flushes)
+        booked[0] += sum(sum(one.taken.values()) for one in flushes)
         if booked[0] == 2_000:
             done.set()
 

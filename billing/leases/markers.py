@@ -1,0 +1,48 @@
+"""A file for each running process beside its journal, locked while it lives: proof on this machine that one that left it is dead.
+
+Elsewhere a process is taken for dead when its beat has stood still for the lease's term. Here its lock says so at once, so that what it
+had set aside goes back as soon as its journal is replayed.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+
+class Marker:
+    """This process's file. Raises `OSError` where it cannot be made."""
+
+    def __init__(self, folder: Path, replica_id: str) -> None:
+        self.path = folder / f"replica-{os.getpid()}-{replica_id}.lock"
+        making = self.path.with_suffix(".making")  # it appears under its name only once it is locked, or it would look like a dead one's
+        self._fd = os.open(making, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        making.rename(self.path)
+
+    def remove(self) -> None:
+        """Take it away: this process leaves in order, or has another name now."""
+        self.path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def dead_here(folder: Path) -> dict[str, Path]:
+    """Return the markers of processes that are gone and whose journal is replayed, by their id; whoever has buried one deletes its marker.
+
+    One whose segments are still there is left for later: what they say must be booked before what was set aside for it is given to others.
+    """
+    gone: dict[str, Path] = {}
+    for path in sorted(folder.glob("replica-*-*.lock")):
+        _word, pid, replica_id = path.stem.split("-", 2)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(fd)  # with it goes the lock
+        if not any(folder.glob(f"*-{pid}.wal")):
+            gone[replica_id] = path
+    return gone
