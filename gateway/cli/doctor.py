@@ -1,5 +1,6 @@
 """`weir doctor`: for everything the gateway leans on, whether it is well; where it is not, what is wrong and what to do."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import typer
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from backends.errors import BackendError
@@ -19,6 +21,7 @@ from gateway.cli.books import ConfigOption, missing_file
 from gateway.clock import SystemClock
 from gateway.config import ConfigError, Settings, config_path, load_settings, pepper, unknown_names
 from gateway.config.secret import secret_path
+from gateway.lanes.shared_windows import LinkDown, reach
 from gateway.wire.instants import show as instant
 
 EARLIEST_US = 1_767_225_600_000_000  # 2026-01-01: no clock that is right says less
@@ -74,6 +77,9 @@ def _examinations(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]
     yield "clock", lambda: _clock(settings)
     yield "backends", lambda: _backends(settings)
     yield "rates", lambda: _rates(settings)
+    redis_url = settings.limits.redis_url
+    if redis_url is not None:
+        yield "redis", lambda: asyncio.run(_redis(settings, redis_url))
 
 
 def _say(verdict: str, name: str, what: str) -> bool:
@@ -165,6 +171,18 @@ def _rates(settings: Settings) -> str:
     if missing:
         raise Fault(f"{', '.join(missing)}: no rate, so requests are refused; set one: weir rate set {missing[0]} --input CREDITS --output CREDITS (or --free)")
     return f"{len(settings.models)} configured model{'s' if len(settings.models) != 1 else ''}, each with a rate"
+
+
+async def _redis(settings: Settings, url: SecretStr) -> str:
+    from gateway.lanes.redis_link import RedisLink  # here: its package comes with an extra
+
+    link, limits = RedisLink(url.get_secret_value()), settings.limits
+    try:
+        return f"answers in {await reach(link, limits.redis_prefix, limits.redis_wait_ms / 1000) * 1000:.1f} ms"
+    except LinkDown as error:
+        raise Fault(f"{error}; until it answers each process applies its share of every rate limit; start it, or correct limits.redis_url") from None
+    finally:
+        await link.drop()
 
 
 def _has_keys(settings: Settings) -> bool:

@@ -109,22 +109,14 @@ class SharedWindows:
 
     async def connect(self) -> None:
         """Try once to reach the store, for a bounded time. `up` says whether it answered."""
-        loop = asyncio.get_running_loop()
-        within_s = OPEN_S_MAX
         try:
-            async with asyncio.timeout(within_s):
-                await self._link.open()
-            within_s = self._wait_s
-            async with asyncio.timeout(within_s):
-                await self._link.run([Call(False, (f"{self.prefix}:rate:trial",), (1_000_000,), (1,))])
-        except TimeoutError:
-            await self._lose(_no_answer(within_s))
+            await reach(self._link, self.prefix, self._wait_s)
         except LinkDown as error:
             await self._lose(str(error))
         else:
             now_us = self.clock.now_us()  # what refilled while the store was away is not owed any more
             self._owed = {name: (bucket, min(units, bucket.missing(now_us))) for name, (bucket, units) in self._owed.items()}
-            self.up, self._up_at_s = True, loop.time()
+            self.up, self._up_at_s = True, asyncio.get_running_loop().time()
             if self._said is not None:
                 log.warning("rate windows are shared between the processes again")
                 self._said = None
@@ -209,6 +201,21 @@ class SharedWindows:
         asks, self._asks = self._asks, []
         for ask in asks:
             _tell(ask, None)
+
+
+async def reach(link: Link, prefix: str, wait_s: float) -> float:
+    """Connect a link and try it once; return the seconds that the trial took. Raises `LinkDown`, also when that is over `wait_s`."""
+    loop = asyncio.get_running_loop()
+    within_s = OPEN_S_MAX
+    try:
+        async with asyncio.timeout(within_s):
+            await link.open()
+        within_s, began_s = wait_s, loop.time()
+        async with asyncio.timeout(within_s):
+            await link.run([Call(False, (f"{prefix}:rate:trial",), (1_000_000,), (1,))])
+    except TimeoutError:
+        raise LinkDown(_no_answer(within_s)) from None
+    return loop.time() - began_s
 
 
 def _no_answer(within_s: float) -> str:

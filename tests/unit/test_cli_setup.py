@@ -9,6 +9,7 @@ import pytest
 
 from tests.command import Weir, weir_in
 from tests.real.upstream import ScriptedUpstream
+from tests.real.valkey import Valkey
 
 
 @pytest.fixture
@@ -107,6 +108,17 @@ def test_doctor_finds_a_lost_secret_and_a_clock_gone_back(weir: Weir, tmp_path: 
 def test_doctor_finds_a_disk_with_too_little_room(weir: Weir) -> None:
     Path("weir.yaml").write_text("books: {journal_bytes_max: 1000000000000000}\n")
     assert "less than the journal may grow to" in weir("doctor").out
+
+
+def test_doctor_tries_the_redis_of_the_rate_windows(weir: Weir, valkey: Valkey) -> None:
+    Path("weir.yaml").write_text(f"limits: {{redis_url: '{valkey.url}', redis_wait_ms: 1000}}\n")
+    said = weir("doctor")
+    assert said.code == 0 and "good   redis: answers in " in said.out
+    valkey.kill()
+    said = weir("doctor")
+    assert said.code == 1
+    (line,) = [line for line in said.out.splitlines() if line.startswith("wrong")]
+    assert line.startswith("wrong  redis: ConnectionError") and line.endswith("start it, or correct limits.redis_url")
 
 
 def test_doctor_finds_a_configuration_that_does_not_load(weir: Weir) -> None:

@@ -1,6 +1,7 @@
 """The configuration: its layers, its references to the environment, and what a mistake is told."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,21 @@ def test_a_damaged_secret_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("")
     with pytest.raises(ConfigError, match="too short"):
         pepper(load_settings(None, {"data_dir": tmp_path}))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h", "redis://", "redis://:p4ss#word@h:6379", "redis://:p4ss/word@h:6379/0", "redis://:p4ssword@h?db=x", "rediss://h?unknown=1"]
+)
+def test_a_redis_url_that_is_none_is_refused_without_showing_its_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"weir.yaml:\d+: `limits.redis_url`: must be like redis://USER:PASSWORD@HOST:6379/0") as refused:
+        load_settings(write(tmp_path, f"limits: {{redis_url: '{url}'}}\n"))
+    assert "p4ss" not in str(refused.value)
+
+
+def test_a_redis_url_without_its_extra_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio.connection", None)
+    with pytest.raises(ConfigError, match=r"redis_url`: needs the extra `redis`; install it with: pip install 'weir-gateway\[redis\]'"):
+        load_settings(write(tmp_path, "limits: {redis_url: 'redis://h:6379/0'}\n"))
 
 
 def template(uncommented: bool) -> str:
