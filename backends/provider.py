@@ -15,7 +15,7 @@ Endpoint = Literal["chat/completions", "completions", "embeddings"]
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What an upstream said it used, in disjoint buckets (tokens, but for the last four). None: it did not say."""
+    """What an upstream said it used, in disjoint buckets (tokens, but for the last four), and in which service tier. None: it did not say."""
 
     input: int | None = None
     cache_read: int | None = None
@@ -30,12 +30,14 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     seconds: int | None = None
     requests: int | None = None
     searches: int | None = None
+    service_tier: str | None = None
 
 
 class Call(msgspec.Struct, kw_only=True):
     """What a client asked for, as far as a backend needs it.
 
     `members` are the top-level members of the client's JSON in their order, each a slice of the bytes that came; `model` is the public name.
+    `service_tier`: the one that the client may buy upstream; None: its wish for one is not passed on.
     """
 
     endpoint: Endpoint
@@ -47,6 +49,7 @@ class Call(msgspec.Struct, kw_only=True):
     wants_usage: bool = False  # the client itself asked for usage in its stream
     session: str | None = None
     traceparent: str | None = None
+    service_tier: str | None = None
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ class Chunk(msgspec.Struct):
     choices: msgspec.Raw = _RAW
     error: msgspec.Raw = _RAW
     object: msgspec.Raw = _RAW
+    service_tier: msgspec.Raw = _RAW
 
     def has_choices(self) -> bool:
         """Whether there is a choice in it."""
@@ -66,6 +67,7 @@ _chunk = msgspec.json.Decoder(Chunk)
 _one = msgspec.json.Decoder(msgspec.Raw)
 _nested = msgspec.json.Decoder(list[_NestedUsage])
 _produced = msgspec.json.Decoder(_Produced)
+_tier: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -193,6 +195,14 @@ def text_of_answer(body: bytes) -> str:
         return _text(_produced.decode(body))
     except UNREADABLE:
         return body.decode("utf-8", "replace")
+
+
+def tier_of(raw: msgspec.Raw | None) -> str | None:
+    """Read the service tier that an answer names beside its usage; None where it names none."""
+    try:
+        return None if raw is None else _tier.decode(raw)
+    except UNREADABLE:
+        return None
 
 
 def _text(event: _Produced) -> str:

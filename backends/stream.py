@@ -36,13 +36,14 @@ class StreamTap:
 
     __slots__ = (
         "_begun", "_done", "_dropped", "_over", "_pending", "_plain", "_raw", "_text", "_usage_event",
-        "drop_continuous", "ended", "error", "events", "strip_usage", "usage",
+        "drop_continuous", "ended", "error", "events", "service_tier", "strip_usage", "usage",
     )  # fmt: skip
 
     def __init__(self, strip_usage: bool, drop_continuous: bool) -> None:
         self.strip_usage = strip_usage
         self.drop_continuous = drop_continuous
         self.usage: msgspec.Raw | None = None  # the last usage object seen
+        self.service_tier: msgspec.Raw | None = None  # what stands beside it as the tier that served, in its own event
         self.error: msgspec.Raw | None = None  # the error that the upstream ended its stream with
         self.ended = False  # [DONE] was seen
         self.events = 0  # events with data, [DONE] not counted
@@ -171,13 +172,13 @@ class StreamTap:
         if bytes(chunk.usage) in ABSENT:
             usage = nested_usage(chunk)
             if usage is not None:
-                self.usage, self._dropped = usage, event
+                self.usage, self._dropped, self.service_tier = usage, event, chunk.service_tier
         elif not chunk.has_choices():
-            self.usage, self._usage_event = usage, event
+            self.usage, self._usage_event, self.service_tier = usage, event, chunk.service_tier
             self.events += 1
             event = b""
         else:
-            self.usage = usage
+            self.usage, self.service_tier = usage, chunk.service_tier
             if self.drop_continuous:
                 self._dropped = event
                 event = without_usage(event, bytes(chunk.usage))

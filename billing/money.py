@@ -93,6 +93,32 @@ def parse_price(text: str, field: str = "price") -> Decimal:
     return value
 
 
+def parse_pico(text: str, units: int = 1, field: str = "price") -> int:
+    """Read a price of `units` units in major units of a currency as pico-units (10^-12) for one. Raises `Invalid` when that is no whole number, or negative."""
+    pico = _EXACT.scaleb(_decimal(text, field), 12)
+    if pico < 0 or pico != pico.to_integral_value(context=_ROUNDING) or int(pico) % units:
+        finest = format_exact(_EXACT.multiply(_TWELVE, Decimal(units)))
+        raise Invalid(field, f"{field}: `{text}` is no price{f' per {units:,}' if units > 1 else ''}; at least 0, no finer than {finest}")
+    return int(pico) // units
+
+
+def format_pico(pico: int, units: int = 1) -> str:
+    """Write a price of pico-units for one as major units for `units`, exactly."""
+    return format_exact(exact_of_pico(pico * units))
+
+
+def exact_of_pico(pico: int) -> Decimal:
+    """Return pico-units of a currency's major unit as an exact amount in major units; `round_money` makes minor units of it."""
+    return _EXACT.scaleb(Decimal(pico), -12)
+
+
+def pico_of_price(price: Decimal, units: int) -> tuple[int, bool]:
+    """Convert a price for `units` units into pico-units for one, with whether that is exact; if not, it was rounded, halves up. For proposals only."""
+    pico = _EXACT.scaleb(price, 12)
+    whole = int(_ROUNDING.divide(pico, Decimal(units)).quantize(Decimal(1), context=_ROUNDING))
+    return whole, whole * units == pico
+
+
 def ncr_of_price(price: Decimal, credits_per_unit: Decimal, units: int) -> tuple[int, bool]:
     """Convert a price in money for `units` units into ncr per unit, where one unit of money is worth so many credits.
 

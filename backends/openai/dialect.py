@@ -23,7 +23,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 TOO_LONG = "context_length_exceeded"
 _SAYS_TOO_LONG = re.compile(r"maximum (?:context|model) length")  # OpenAI itself, vLLM, SGLang, TGI, and the vendors that run them
 _AUTH = {"bearer": ("authorization", "Bearer "), "api-key": ("api-key", ""), "x-api-key": ("x-api-key", "")}
-# What the dialect itself sells beside tokens: a dearer tier, searches. A model has one rate, so no client switches these on.
+# What the dialect itself sells beside tokens: a dearer tier, searches. No client switches these on, but for a tier that its model's rate prices.
 PAID_EXTRAS = frozenset({"service_tier", "web_search_options"})
 _CLIENTS_TOOLS = ("function", "custom")  # run by the client; any other type of tool is the vendor's own, and most are sold by the call
 _ACCEPT_JSON = ("accept", "application/json")
@@ -84,7 +84,7 @@ class OpenAIDialect:
         renames, withheld = self.vendor.renames, self._withheld
         value: msgspec.Raw | bytes
         for name, value in call.members.items():
-            if name in withheld:
+            if name in withheld and not (name == "service_tier" and call.service_tier is not None and not self.own_servers):
                 continue
             if name == "tools" and not self.own_servers:
                 value = clients_tools(value)

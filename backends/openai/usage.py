@@ -47,9 +47,11 @@ class _Reported(msgspec.Struct):
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     cache_creation: _CacheCreation | None = None
+    service_tier: object = None  # Anthropic; OpenAI says it beside the usage
 
 
 _decoder = msgspec.json.Decoder(_Reported | None)
+_BUCKETS = tuple(field for field in Usage.__struct_fields__ if field != "service_tier")
 _NOTHING_IN = _InputDetails()
 _NOTHING_OUT = _OutputDetails()
 
@@ -73,7 +75,7 @@ def read_usage(raw: msgspec.Raw | bytes, *, reasoning_beside: bool = False) -> U
     if prompt is None and completion is None:
         return None
     usage = _buckets(reported, prompt, completion, beside)
-    for bucket in usage.__struct_fields__:
+    for bucket in _BUCKETS:
         count = getattr(usage, bucket)
         if count is not None and not 0 <= count <= COUNT_MAX:
             raise BadAnswer(f"usage: {bucket} = {count} cannot be")
@@ -113,6 +115,7 @@ def _buckets(reported: _Reported, prompt: int | None, completion: int | None, be
     return Usage(
         input=rest, cache_read=read, cache_write_5m=write_5m, cache_write_1h=write_1h, audio_in=audio, image_in=image,
         output=output, audio_out=spoken, reasoning=reasoning,
+        service_tier=reported.service_tier if isinstance(reported.service_tier, str) else None,
     )  # fmt: skip
 
 

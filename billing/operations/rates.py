@@ -1,41 +1,54 @@
-"""Rates: set what a model costs, list, and propose from public prices. Each function is at most one transaction."""
+"""Rates: set what a model costs in credits, list, and propose from public prices. Each function is at most one transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 from billing.db import Database
-from billing.errors import Invalid
+from billing.operations.versions import set_at_once
 from billing.rates import store
+from billing.rates.card import RateCard
 from billing.rates.proposal import Proposal, propose
-from billing.rating import Rate
+from billing.rates.version import Change
+from billing.rating import Rate, Variant
 from billing.tenants.store import note_change
 
-__all__ = ["Proposal", "list_rates", "propose", "set_rate"]
-
-MODEL_CHARS_MAX = 200
+__all__ = ["Proposal", "list_rates", "propose", "rated_models", "set_rate", "set_rates"]
 
 
-def set_rate(db: Database, *, model: str, prices: Mapping[str, int] | None = None, free: bool = False, effective_us: int | None = None, now_us: int) -> Rate:
+def set_rate(
+    db: Database,
+    *,
+    model: str,
+    prices: Mapping[str, int] | None = None,
+    variants: Iterable[Variant] = (),
+    free: bool = False,
+    effective_us: int | None = None,
+    now_us: int,
+) -> Rate:
     """Set a model's prices (ncr per unit by bucket, see `money.parse_rate_per_million`) from an instant on, now by default.
 
     `input` and `output` must both be said, 0 included: a price left out would be missing only once it is needed. `free` takes no prices.
     Raises `Invalid` for an unknown bucket, a price out of range, or an instant that has passed: what was charged stays charged.
     """
-    given = dict(prices or {})
-    if not model or len(model) > MODEL_CHARS_MAX or not model.isprintable() or model != model.strip():
-        raise Invalid("model", f"model: `{model[:80]}` is not a model's name; 1 to {MODEL_CHARS_MAX} printable characters without spaces around")
-    if free and given:
-        raise Invalid("free", "free: a free model has no prices; give prices or --free, not both")
-    for bucket in ("input", "output"):
-        if not free and bucket not in given:
-            raise Invalid(bucket, f"rate: `{bucket}` of model `{model}` has no price; write --{bucket} CREDITS (0 when it costs nothing), or --free")
-    if effective_us is not None and effective_us < now_us:
-        raise Invalid("effective_us", "effective: this instant has passed; what was charged stays charged, so a rate begins now or later")
+    change = Change(model=model, prices=dict(prices or {}), variants=tuple(variants), free=free)
+    return set_rates(db, [change], effective_us=effective_us, now_us=now_us)[0]
+
+
+def set_rates(db: Database, changes: Iterable[Change], *, effective_us: int | None = None, now_us: int) -> list[Rate]:
+    """Set several models' rates together, in one version that is proposed and published at once. Raises as `set_rate`."""
     with db.write() as session:
         note_change(session, None, now_us)
-        return store.insert_rate(session, model=model, prices=given, free=free, effective_us=now_us if effective_us is None else effective_us, now_us=now_us)
+        return cast(list[Rate], set_at_once(session, "rates", changes, effective_us=effective_us, now_us=now_us))
 
 
 def list_rates(db: Database, model: str | None = None) -> list[Rate]:
     """Return every rate ever set, of one model or of all, by model and instant; the last that has begun applies (`rates.card.RateCard`)."""
     with db.read() as session:
         return store.all_rates(session, model)
+
+
+def rated_models(db: Database, now_us: int) -> set[str]:
+    """Return the models that have a rate at an instant, or will have one."""
+    found = list_rates(db)
+    card = RateCard(found)
+    return {rate.model for rate in found if card.at(rate.model, now_us) is not None or (rate.effective_us > now_us and not rate.ended)}

@@ -1,23 +1,26 @@
 """`weir rate`: what a model's tokens cost, in credits per 1,000,000. A model without a rate is refused: a missing price is never zero."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from billing.errors import Conflict, Invalid
 from billing.operations import rates
-from billing.rating import Rate
+from billing.operations.versions import Change
+from billing.rating import Rate, when
 from gateway.cli.books import Books, ConfigOption, open_books
 from gateway.cli.children import LOCAL_MODEL
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
-from gateway.config.forms import EACH, RateForm, rate_figures
+from gateway.cli.versions import FILES, FromOption, NoteOption, add_commands, price_words, propose, read_changes
+from gateway.config.prices import EACH, RateForm, rate_figures
 from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="Rates: what a model's tokens cost in credits.")
-BRIEF = ("model", "state", "input", "output", "cache_read", "other", "effective")
-COLUMNS = ("model", "state", "input", "output", "cache_read", "free", "other", "effective", "id")
-PROPOSAL_COLUMNS = ("model", "source", "input", "output", "cache_read", "other", "notes")
+BRIEF = ("model", "when", "state", "input", "output", "cache_read", "other", "effective")
+COLUMNS = ("model", "when", "state", "input", "output", "cache_read", "free", "other", "effective", "id")
+PROPOSAL_COLUMNS = ("model", "when", "source", "input", "output", "cache_read", "other", "notes")
 UNIT = "in credits per 1,000,000 tokens; images, seconds, requests, searches: each"
 _SHOWN = ("input", "output", "cache_read")
 _Price = Annotated[str | None, typer.Option(help="credits per 1,000,000 tokens")]
@@ -49,19 +52,36 @@ def put(
     given = {name: value for name, value in locals().items() if name in RateForm.model_fields}
     form = RateForm(**given)
     with open_books(config) as books:
-        made = rates.set_rate(
-            books.database,
-            model=model,
-            prices=form.prices(),
-            free=free,
-            effective_us=None if effective is None else parse(effective, "--from"),
-            now_us=books.now_us,
-        )
+        effective_us = None if effective is None else parse(effective, "--from")
+        (made,) = rates.set_rates(books.database, [form.change(model)], effective_us=effective_us, now_us=books.now_us)
         known = list(books.settings.models) or [LOCAL_MODEL]
-    if model not in known:
-        named = ", ".join(f"`{name}`" for name in known)
-        typer.echo(f"warning: no configuration names a model `{model}` (known here: {named}); its rate waits until one does", err=True)
+    _warn(model, known)
     typer.echo(f"{model}: {_said(form.prices()) or 'free'}, from {instant(made.effective_us)}")
+
+
+@app.command("propose")
+def put_forward(
+    target: Annotated[str, typer.Argument(metavar="FILE|MODEL", help="a YAML file of rates by model (null: no rate any more), or one model")],
+    prices: Annotated[list[str] | None, typer.Argument(metavar="[KIND=CREDITS]...", help="for one model: input=0.5 output=1.5")] = None,
+    free: Annotated[bool, typer.Option("--free", help="the model is to cost nothing, on purpose")] = False,
+    end: Annotated[bool, typer.Option("--end", help="the model is to have no rate any more")] = False,
+    effective: FromOption = None,
+    note: NoteOption = "",
+    config: ConfigOption = None,
+) -> None:
+    """Propose rates, to be looked at (`diff`) and published or withdrawn. Tiers and lanes are said in a file, as in weir.yaml's `seed`."""
+    given = price_words(prices or [])
+    if target.endswith(FILES):
+        if given or free or end:
+            raise Invalid("file", f"{target} is a file, and says all prices; leave out what follows it")
+        changes = read_changes("rates", Path(target))
+    elif end:
+        if given or free:
+            raise Invalid("end", "--end: the model is to have no rate any more; leave out its prices")
+        changes = [Change(model=target, ended=True)]
+    else:
+        changes = [RateForm.model_validate({**given, "free": free}).change(target)]
+    propose("rates", changes, note=note, effective=effective, config=config)
 
 
 @app.command("list")
@@ -75,15 +95,18 @@ def index(
     with open_books(config) as books:
         now_us, found = books.now_us, rates.list_rates(books.database, model)
     current = {rate.model: rate.id for rate in found if rate.effective_us <= now_us}  # by (effective_us, id): the last one stays
-    rows = [_row(rate, "future" if rate.effective_us > now_us else "current" if current[rate.model] == rate.id else "past") for rate in found]
-    shown = [row for row in rows if every or row["state"] != "past"]
-    write_rows(shown, form, COLUMNS, "no rates; set one: weir rate set MODEL --input 0.5 --output 1.5", brief=BRIEF)
-    if form is Format.table and shown:
+    rows = []
+    for rate in found:
+        state = "future" if rate.effective_us > now_us else "current" if current[rate.model] == rate.id else "past"
+        if every or (state != "past" and not (rate.ended and state == "current")):
+            rows += _rows(rate, state)
+    write_rows(rows, form, COLUMNS, "no rates; set one: weir rate set MODEL --input 0.5 --output 1.5", brief=_narrow(BRIEF, rows))
+    if form is Format.table and rows:
         typer.echo(UNIT)
 
 
 @app.command("import")
-def propose(
+def from_public_prices(
     models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="left out: the configured models that have no rate")] = None,
     credits_per_usd: Annotated[str, typer.Option("--credits-per-usd", help="how many credits one USD of public price is")] = "",
     yes: YesOption = False,
@@ -95,16 +118,25 @@ def propose(
         raise Invalid("credits_per_usd", "--credits-per-usd is missing: how many credits one USD of public price is, like 100")
     with open_books(config) as books:
         proposals = rates.propose(models or _unrated(books), credits_per_usd=credits_per_usd, now_us=books.now_us)
-        write_rows([_proposal_row(proposal) for proposal in proposals], form, PROPOSAL_COLUMNS, "every configured model has a rate")
-        priced = [proposal for proposal in proposals if proposal.prices]
-        if not priced:
+        rows = [row for proposal in proposals for row in _proposal_rows(proposal)]
+        write_rows(rows, form, PROPOSAL_COLUMNS, "every configured model has a rate", brief=_narrow(PROPOSAL_COLUMNS, rows))
+        changes = [Change(model=proposal.model, prices=proposal.prices, variants=proposal.variants) for proposal in proposals if proposal.prices]
+        if not changes:
             if proposals:
                 raise Conflict("none of these models is in the public price list; set their rates by hand: weir rate set MODEL --input X --output Y")
             return
-        confirm(f"Set {len(priced)} rate{'s' if len(priced) > 1 else ''}?", yes)
-        for proposal in priced:
-            rates.set_rate(books.database, model=proposal.model, prices=proposal.prices, now_us=books.now_us)
-    typer.echo(f"set {len(priced)}", err=True)
+        confirm(f"Set {len(changes)} rate{'s' if len(changes) > 1 else ''}?", yes)
+        rates.set_rates(books.database, changes, now_us=books.now_us)
+    typer.echo(f"set {len(changes)}", err=True)
+
+
+add_commands(app, "rates")
+
+
+def _warn(model: str, known: list[str]) -> None:
+    if model not in known:
+        named = ", ".join(f"`{name}`" for name in known)
+        typer.echo(f"warning: no configuration names a model `{model}` (known here: {named}); its rate waits until one does", err=True)
 
 
 def _said(prices: dict[str, int]) -> str:
@@ -114,17 +146,25 @@ def _said(prices: dict[str, int]) -> str:
 
 
 def _unrated(books: Books) -> list[str]:
-    rated = {rate.model for rate in rates.list_rates(books.database)}
+    rated = rates.rated_models(books.database, books.now_us)
     return [model for model in books.settings.models if model not in rated]
 
 
-def _row(rate: Rate, state: str) -> dict[str, Any]:
+def _rows(rate: Rate, state: str) -> list[dict[str, Any]]:
     about = {"id": rate.id, "model": rate.model, "state": state, "free": rate.free, "effective": instant(rate.effective_us)}
-    return about | _prices(rate.prices) | ({"other": "free"} if rate.free else {})
+    base = _prices(rate.prices) | ({"other": "free"} if rate.free else {"other": "no rate any more"} if rate.ended else {})
+    return [about | {"when": ""} | base, *(about | {"when": when(variant)} | _prices(variant.prices) for variant in rate.variants)]
 
 
-def _proposal_row(proposal: rates.Proposal) -> dict[str, Any]:
-    return {"model": proposal.model, "source": proposal.source, "notes": "; ".join(proposal.notes)} | _prices(proposal.prices)
+def _proposal_rows(proposal: rates.Proposal) -> list[dict[str, Any]]:
+    about = {"model": proposal.model, "source": proposal.source}
+    first = about | {"when": "", "notes": "; ".join(proposal.notes)} | _prices(proposal.prices)
+    return [first, *(about | {"when": when(variant), "notes": ""} | _prices(variant.prices) for variant in proposal.variants)]
+
+
+def _narrow(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Leave out the conditions where no rate has any."""
+    return columns if any(row["when"] for row in rows) else tuple(column for column in columns if column != "when")
 
 
 def _prices(prices: dict[str, int]) -> dict[str, Any]:

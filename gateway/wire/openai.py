@@ -29,11 +29,14 @@ _PROMPTS: dict[Endpoint, tuple[str, str]] = {
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a call decides its cost: how many prompts, how many answers in all, and how long each may be (tokens; None: no limit was set)."""
+    """What of a call decides its cost: how many prompts, how many answers in all, how long each may be (tokens; None: no limit was set),
+    and in which service tier (None: none was named).
+    """
 
     prompts: int = 1
     choices: int = 1
     output_max: int | None = None
+    service_tier: str | None = None
 
 
 class StreamOptions(msgspec.Struct):
@@ -83,8 +86,9 @@ def member(members: dict[str, msgspec.Raw], name: str, kind: type[T]) -> T | Non
 
 
 def _wish(members: dict[str, msgspec.Raw], endpoint: Endpoint) -> Wish:
+    tier = member(members, "service_tier", str)
     if endpoint == "embeddings":
-        return Wish(prompts=_prompts(members["input"]), choices=1, output_max=0)
+        return Wish(prompts=_prompts(members["input"]), choices=1, output_max=0, service_tier=tier)
     choices, prompts = _count(members, "n", CHOICES_MAX) or 1, 1
     if endpoint == "completions":
         prompts = _prompts(members["prompt"])
@@ -93,7 +97,7 @@ def _wish(members: dict[str, msgspec.Raw], endpoint: Endpoint) -> Wish:
     legacy = _count(members, "max_tokens", OUTPUT_TOKENS_MAX)
     if limit is not None and legacy is not None and limit != legacy:  # servers differ in which of them they obey
         raise BadRequest(f"`max_completion_tokens` is {limit} and `max_tokens` is {legacy}: send one of them.", param="max_tokens")
-    return Wish(prompts=prompts, choices=choices, output_max=legacy if limit is None else limit)
+    return Wish(prompts=prompts, choices=choices, output_max=legacy if limit is None else limit, service_tier=tier)
 
 
 def _prompts(raw: msgspec.Raw) -> int:
