@@ -37,7 +37,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def used_ncr(self) -> int:
-        """What requests used of it, and debt that it repaid."""
+        """What requests used of it, the debt that it repaid, and what went on in a rollover."""
         return self.amount_ncr - self.remaining_ncr - self.expired_ncr - self.voided_ncr
 
 
