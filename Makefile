@@ -29,7 +29,7 @@ init: .venv/.serve ## Write a commented weir.yaml to start from
 	@$(BIN)/weir init
 
 ##@ Check
-.PHONY: env test test-fast test-vllm check lint types layers format bench
+.PHONY: env test test-fast test-vllm check lint types layers format bench bench-flush
 env: .venv/.dev ## Install everything a developer needs into .venv
 
 test: .venv/.dev ## Install what the tests need and run them: real llama.cpp server, real PostgreSQL (ARGS="-k name")
@@ -59,6 +59,9 @@ format: .venv/.dev ## Format the code and mend what can be mended automatically
 
 bench: .venv/.serve ## Measure CPU per request and per streamed chunk, beside nginx where it is installed (ARGS="--help")
 	@$(BIN)/python tests/bench/rig.py $(ARGS)
+
+bench-flush: .venv/.dev ## Measure how fast usage gets into the books, on PostgreSQL and SQLite, and what full books cost (ARGS="--help")
+	@$(BIN)/python tests/bench/flush.py $(ARGS)
 
 ##@ A real vLLM on the CPU
 .PHONY: vllm-env vllm

@@ -35,15 +35,29 @@ class Given(Protocol):
     """What the ledger needs to know of a grant; grants stand above it, and post in it."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Name it."""
+        ...
+
     @property
-    def tenant_id(self) -> str: ...
+    def tenant_id(self) -> str:
+        """Whose it is."""
+        ...
+
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """How it came about."""
+        ...
+
     @property
-    def amount_ncr(self) -> int: ...
+    def amount_ncr(self) -> int:
+        """What it gave."""
+        ...
+
     @property
-    def created_us(self) -> int: ...
+    def created_us(self) -> int:
+        """When it was written."""
+        ...
 
 
 def post(session: Session, postings: Iterable[Posting]) -> int:

@@ -63,7 +63,15 @@ def drain(server: str, options: argparse.Namespace) -> None:
 
 def by_events(server: str, options: argparse.Namespace) -> None:
     """Measure single operations in books that grow."""
-    head(f"One operation, {TENANTS} tenants, by events in the books (p50 / p95, ms)", "engine", "events", "balance", "draw", "burn-down of 1 event", "of 50 events")
+    head(
+        f"One operation, {TENANTS} tenants, by events in the books (p50 / p95, ms)",
+        "engine",
+        "events",
+        "balance",
+        "draw",
+        "burn-down of 1 event",
+        "of 50 events",
+    )
     for engine in options.engines:
         with stage.books(engine, server, TENANTS) as database:
             done = 0
