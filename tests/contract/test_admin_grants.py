@@ -38,15 +38,31 @@ def test_a_grant_with_an_id_is_given_once(api: AdminApi) -> None:
 
 def test_a_void_grant_is_in_no_balance(api: AdminApi) -> None:
     grant = api.http.post("/admin/grants", json={"tenant_id": "acme", "credits": "500"}).json()
-    assert api.http.delete(f"/admin/grants/{grant['id']}").json()["voided_at"] == "2026-11-03T12:00:00Z"
+    voided = api.http.delete(f"/admin/grants/{grant['id']}").json()
+    assert (voided["voided_at"], voided["voided"], voided["remaining"], voided["used"], voided["expired"]) == ("2026-11-03T12:00:00Z", "500", "0", "0", "0")
     assert api.http.get("/admin/credits/acme").json()["remaining"] == "1000"
     assert api.changes.count == 2
     problem(api.http.delete(f"/admin/grants/{grant['id']}"), 409, "conflict")
 
 
+def test_a_grant_may_be_for_a_key_a_project_and_models(api: AdminApi) -> None:
+    key = api.http.post("/admin/keys", json={"tenant_id": "acme", "project": "search"}).json()["id"]
+    scope = {"key_id": key, "project": "search", "models": ["a", "b"]}
+    made = api.http.post("/admin/grants", json={"tenant_id": "acme", "credits": "5", **scope})
+    assert made.status_code == 201
+    assert {field: made.json()[field] for field in scope} == scope
+    assert api.http.get("/admin/grants", params={"tenant_id": "acme"}).json() == [made.json()]
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
+        ({"key_id": "key_none"}, "key_id"),
+        ({"project": "none"}, "project"),
+        ({"models": []}, "models"),
+        ({"models": ["a b"]}, "models.0"),
+        ({"credits": "0.0000000001"}, "credits"),
+        ({"effective_at": "2026-12-02T00:00:00Z", "expires_at": "2026-12-01T00:00:00Z"}, "expires_at"),
         ({"credits": "0"}, "credits"),
         ({"credits": "-5"}, "credits"),
         ({"credits": 0.5}, "credits"),
