@@ -83,7 +83,7 @@ class Limiter:
             await self.shared.aclose()
 
     def _take(self, limits: tuple[Limit, ...], now_us: int) -> None:
-        processes = self._share()
+        processes = max(1, self._share())  # a process that counts none yet is there itself
         for limit in limits:
             limit.bucket.processes = processes
             if not limit.bucket.ready(now_us):

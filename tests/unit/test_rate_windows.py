@@ -45,7 +45,7 @@ def admitted(limiter: Limiter, asking: Principal, now_us: int, times: int) -> in
 # ---- the share of a process, without a store ----
 
 
-@pytest.mark.parametrize(("limit", "processes", "at_once"), [(100, 1, 100), (100, 4, 25), (10, 4, 2), (4, 4, 1), (3, 4, 1), (1, 4, 1), (1, 100, 1)])
+@pytest.mark.parametrize(("limit", "processes", "at_once"), [(100, 1, 100), (100, 4, 25), (10, 4, 2), (4, 4, 1), (3, 4, 1), (1, 4, 1), (1, 100, 1), (5, 0, 5)])
 def test_a_process_lets_in_its_share_at_once_and_never_none(limit: int, processes: int, at_once: int) -> None:
     assert admitted(Limiter(share=lambda: processes), principal(limit), START_US, 200) == at_once
 
