@@ -13,7 +13,7 @@ import contextlib
 import gc
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -43,8 +43,23 @@ def settle_heap() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
+class Entrance(Protocol):
+    """Another way in than a listening socket of this process's own."""
+
+    def open(self, make: Callable[[], asyncio.Protocol]) -> None:
+        """Take connections from now on."""
+
+    def close(self) -> None:
+        """Take no more."""
+
+    async def wait_closed(self) -> None:
+        """Wait until none is taken any more."""
+
+
 class Server(uvicorn.Server):
-    """uvicorn's server, which says when it listens, and whose stop leaves no request behind."""
+    """uvicorn's server, which says when it listens, and whose stop leaves no request behind. `entrance`: set before it is served."""
+
+    entrance: Entrance | None = None
 
     def __init__(self, config: uvicorn.Config, vitals: Vitals, announce: Callable[[], None] | None) -> None:
         super().__init__(config)
@@ -54,8 +69,16 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then say so."""
         await super().startup(sockets)
+        if self.started and self.entrance is not None:
+            self.entrance.open(self._protocol)
+            self.servers.append(cast(Any, self.entrance))
         if self.started and self._announce is not None:
             await asyncio.to_thread(self._announce)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """Make the protocol of one connection, as uvicorn does."""
+        made: asyncio.Protocol = cast(Any, self.config.http_protocol_class)(config=self.config, server_state=self.server_state, app_state={}, _loop=None)
+        return made
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests under way end until the deadline; end what is left of them, also when a second signal cut the wait short."""

@@ -19,12 +19,14 @@ import uvloop
 
 from backends.errors import BackendError
 from billing.errors import BillingError, BooksUnavailable
+from gateway.cli.door import Door, Tally
 from gateway.cli.failure import Failure
 from gateway.cli.process import leave_stuck_threads, serve_process
-from gateway.cli.workers import AWAY, END_S, Brief
+from gateway.cli.workers import AWAY, END_S, Brief, tally_of
 from gateway.clock import SystemClock
 from gateway.config import ConfigError, Settings
 from gateway.server import Server
+from gateway.services import Services
 from gateway.telemetry.logs import configure_logging
 from gateway.telemetry.siblings import Siblings, socket_of
 
@@ -38,6 +40,7 @@ class Tie:
 
     def __init__(self, hears: Connection, says: int, brief: Brief, settings: Settings) -> None:
         self.siblings = Siblings(brief.folder, brief.index, brief.count)
+        self.door: Door | None = None
         self.orphaned = False
         self._hears = hears
         self._says = says
@@ -58,6 +61,8 @@ class Tie:
         """Say every second that the loop turns, until cancelled."""
         while True:
             self.say(b".")
+            if self.door is not None:
+                self.door.note()
             await asyncio.sleep(PULSE_S)
 
     def _hear(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
@@ -108,20 +113,19 @@ def main() -> None:
 async def _work(brief: Brief, settings: Settings, listener: socket.socket, tie: Tie) -> int:
     path = socket_of(brief.folder, brief.index)
     path.unlink(missing_ok=True)  # of a worker before this one
+
+    def opened(_services: Services, server: Server) -> None:
+        tie.door = Door(listener, Tally(tally_of(brief.folder), brief.count), brief.index, lambda: len(server.server_state.connections))
+        server.entrance = tie.door
+        tie.follow(server)
+
     with socket.socket(socket.AF_UNIX) as own:
         own.bind(str(path))
         own.listen()
         own.setblocking(False)
         pulse = asyncio.create_task(tie.pulse())
         try:
-            return await serve_process(
-                settings,
-                SystemClock(),
-                [listener, own],
-                lambda _services: tie.say(b"r"),
-                siblings=tie.siblings,
-                opened=lambda _services, server: tie.follow(server),
-            )
+            return await serve_process(settings, SystemClock(), [own], lambda _services: tie.say(b"r"), siblings=tie.siblings, opened=opened)
         finally:
             pulse.cancel()
 
@@ -141,6 +145,7 @@ def _tidy(brief: Brief) -> None:
     """Take away what the parent would have: its own socket, and the folder with the last one."""
     with contextlib.suppress(OSError):
         socket_of(brief.folder, brief.index).unlink(missing_ok=True)
+        tally_of(brief.folder).unlink(missing_ok=True)
         brief.folder.rmdir()
 
 

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from gateway.cli.door import ABSENT, Tally
 from gateway.cli.failure import Failure
 from gateway.config import Settings
 from gateway.telemetry import names
@@ -50,10 +51,15 @@ class Brief:
     fields: Mapping[str, Any]
 
 
+def tally_of(folder: Path) -> Path:
+    """Name the file in which the workers count their connections."""
+    return folder / "connections"
+
+
 class Worker:
     """One worker over all its lives. Belongs to the parent's event loop."""
 
-    def __init__(self, brief: Brief, listener: socket.socket, stopping: asyncio.Event, changed: Callable[[], None]) -> None:
+    def __init__(self, brief: Brief, listener: socket.socket, stopping: asyncio.Event, changed: Callable[["Worker"], None]) -> None:
         self.brief = brief
         self.restarts = 0
         self.ready = asyncio.Event()  # set once, at its first service
@@ -84,7 +90,6 @@ class Worker:
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
                 return 0
             self.restarts += 1
-            self._changed()
 
     def signal(self, number: int) -> None:
         """Send it a signal. Harmless when it is not running."""
@@ -119,7 +124,7 @@ class Worker:
             with contextlib.suppress(OSError):  # it ended at once
                 tells.send(self.brief)
             self._down = tells
-            self._changed()
+            self._changed(self)
             return await self._end(self._process)
         finally:
             loop.remove_reader(listens)
@@ -155,7 +160,8 @@ class Workers:
         count = settings.server.workers
         fields = {name: getattr(settings, name) for name in Settings.model_fields}
         self.stopping = asyncio.Event()
-        self.all = [Worker(Brief(index, count, folder, fields), listener, self.stopping, self._tell) for index in range(count)]
+        self._tally = Tally(tally_of(folder), count, create=True)
+        self.all = [Worker(Brief(index, count, folder, fields), listener, self.stopping, self._begun) for index in range(count)]
         self._children = children
         self._grace_s = settings.server.shutdown_grace_s
         self._told: Figures = {}
@@ -197,6 +203,10 @@ class Workers:
             await asyncio.sleep(LOOK_S)
             if self.figures() != self._told:
                 self._tell()
+
+    def _begun(self, worker: Worker) -> None:
+        self._tally.counts[worker.brief.index] = ABSENT  # until it serves: what the one before it had written is no longer true
+        self._tell()
 
     def _tell(self) -> None:
         self._told = self.figures()
