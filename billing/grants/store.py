@@ -112,7 +112,7 @@ def eligible_grants(session: Session, tenant_ids: Iterable[str], first_us: int, 
     found: dict[str, list[Grant]] = defaultdict(list)
     connection = session.connection()
     for row in connection.execute(_ELIGIBLE[connection.dialect.name], {"ids": listed(connection, tenant_ids), "first": first_us, "last": last_us}):
-        found[row.tenant_id].append(_grant(row._mapping))
+        found[row.tenant_id].append(_grant(row._asdict()))
     return {tenant_id: sorted(grants, key=burn_key) for tenant_id, grants in found.items()}
 
 
@@ -168,7 +168,7 @@ def expire(session: Session, grant_ids: Iterable[str], now_us: int) -> None:
 
 def _grants(session: Session, *where: ColumnElement[bool]) -> list[Grant]:
     query = columns(*_FIELDS).join_from(_GRANT, _BALANCE).where(*where)
-    return sorted((_grant(row._mapping) for row in session.connection().execute(query)), key=burn_key)
+    return sorted((_grant(row._asdict()) for row in session.connection().execute(query)), key=burn_key)
 
 
 def _grant(values: Mapping[str, Any]) -> Grant:

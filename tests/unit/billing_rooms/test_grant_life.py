@@ -1,6 +1,7 @@
 """Grants for a key, a project or some models, and how a grant ends: void, or expired and posted; on both engines."""
 
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from threading import Barrier
 from types import ModuleType
 from typing import Any
@@ -46,7 +47,8 @@ def give(db: Database, amount_ncr: int = 100, **more: Any) -> Grant:
 
 
 def issue(db: Database, **more: Any) -> str:
-    return keys.issue_key(db, HASHER, **({"tenant_id": "acme", "now_us": NOW} | more)).id
+    wanted: dict[str, Any] = {"tenant_id": "acme", "now_us": NOW} | more
+    return keys.issue_key(db, HASHER, **wanted).id
 
 
 def get(db: Database, grant_id: str) -> Grant:
@@ -218,6 +220,32 @@ def test_one_process_at_a_time_does_a_job(acme: Database) -> None:
     assert problems(acme) == []
 
 
+def test_flushes_that_race_with_the_closing_lose_and_make_nothing(acme: Database) -> None:
+    for number in range(8):
+        give(acme, id=f"g{number}", tenant_id=("acme", "beta")[number % 2], amount_ncr=10, expires_us=NOW + DAY + number)
+    together = Barrier(3)
+
+    def flush(start: int) -> None:
+        together.wait()
+        for number in range(start, start + 10):
+            with acme.write() as session:
+                book(session, [event(number, 7, tenant=tenant, started_us=NOW) for tenant in ("beta", "acme")[: 1 + number % 2]], NOW + 2 * DAY + GRACE)
+
+    def close() -> None:
+        together.wait()
+        run_jobs(acme, NOW + 2 * DAY + GRACE)
+
+    with ThreadPoolExecutor(3) as threads:
+        for done in [threads.submit(flush, 100), threads.submit(flush, 200), threads.submit(close)]:
+            done.result()
+    assert problems(acme) == []
+    with acme.read() as session:
+        ended = [one.used_ncr + one.expired_ncr for one in store.all_grants(session)]
+        debts = sum(one.debt_ncr for one in accounts.every(session).values())
+        assert ended == [10] * 8
+        assert sum(one.used_ncr for one in store.all_grants(session)) + debts == 20 * 7
+
+
 @pytest.mark.postgres
 def test_while_another_process_is_at_it_a_job_does_nothing_here(postgres_url: str) -> None:
     database = Database(postgres_url)
@@ -244,9 +272,8 @@ def broken(error: Exception) -> ModuleType:
 
 def test_a_job_that_fails_keeps_no_other_from_its_turn(acme: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     give(acme, id="g", expires_us=NOW + DAY)
-    found = jobs.import_module
     monkeypatch.setattr(jobs, "job_names", lambda: ["a_broken_one", "expire_grants"])
-    monkeypatch.setattr(jobs, "import_module", lambda name: broken(ZeroDivisionError("oops")) if name.endswith("a_broken_one") else found(name))
+    monkeypatch.setattr(jobs, "import_module", lambda name: broken(ZeroDivisionError("oops")) if name.endswith("a_broken_one") else import_module(name))
     assert run_jobs(acme, NOW + DAY + GRACE) == {"a_broken_one": 0, "expire_grants": 1}
     assert "a_broken_one failed" in caplog.text
     monkeypatch.setattr(jobs, "import_module", lambda _name: broken(BooksUnavailable("away")))
