@@ -14,7 +14,7 @@ from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="Grants: credits beside the monthly allowance.")
-BRIEF = ("id", "tenant", "kind", "credits", "remaining", "scope", "expires")
+BRIEF = ("id", "tenant", "kind", "credits", "remaining", "expires")
 COLUMNS = (
     "id", "tenant", "kind", "credits", "remaining", "used", "expired_credits", "voided_credits", "priority", "effective", "expires", "voided",
     "key_id", "project", "models", "note",
@@ -71,7 +71,9 @@ def index(
     """List grants in the order they are used up; void and expired ones too."""
     with open_books(config) as books:
         found = grants.list_grants(books.database, tenant)
-    write_rows([_row(grant) for grant in found], form, COLUMNS, "no grants; a plan's allowance appears with the month's first use", brief=BRIEF)
+    rows = [_row(grant) for grant in found]
+    brief = [*BRIEF, "scope"] if any(row["scope"] for row in rows) else BRIEF
+    write_rows(rows, form, COLUMNS, "no grants; a plan's allowance appears with the month's first use", brief=brief)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="API keys: issue, list, limit, revoke.")
-BRIEF = ("id", "tenant", "name", "project", "secret", "ceiling", "used", "expires")
+BRIEF = ("id", "tenant", "name", "secret", "expires")
 COLUMNS = ("id", "kind", "tenant", "name", "secret", "project", "requests_per_minute", "tokens_per_minute", "ceiling", "used", "created", "expires", "revoked")
 
 
@@ -68,7 +68,8 @@ def index(
         found = [key for key in keys.list_keys(books.database, tenant) if revoked or key.revoked_us is None]
         used = keys.ceiling_use(books.database, found, books.now_us)
     rows = [_row(key, used.get(key.id)) for key in found]
-    write_rows(rows, form, COLUMNS, "no keys; issue one: weir key issue TENANT --name NAME", brief=(*BRIEF, "revoked") if revoked else BRIEF)
+    brief = [*BRIEF, *(("ceiling", "used") if used else ()), *(("revoked",) if revoked else ())]
+    write_rows(rows, form, COLUMNS, "no keys; issue one: weir key issue TENANT --name NAME", brief=brief)
 
 
 @app.command()
