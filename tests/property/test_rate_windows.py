@@ -144,3 +144,23 @@ def test_a_window_in_valkey_expires_when_it_is_full_again(server: Valkey) -> Non
     with redis.Redis.from_url(server.url) as client:
         assert 0 < client.pttl("slow") <= 601_002
         assert client.pttl("fast") <= 2
+
+
+@pytest.mark.slow
+def test_a_server_whose_clock_steps_back_refills_nothing_until_it_has_caught_up(server: Valkey) -> None:
+    """As after a failover to a host whose clock is behind."""
+
+    async def drive() -> Answer:
+        await link.open()
+        (before,) = await link.run([Call(False, ("other",), (60,), (1,))])
+        later_us = before.now_us + 30_000_000
+        with redis.Redis.from_url(server.url) as client:
+            client.set("back", f"{5 * MINUTE_US} {later_us}")
+            (answer,) = await link.run([Call(True, ("back",), (60,), (1,))])
+            assert client.get("back") == f"{4 * MINUTE_US} {later_us}".encode()
+            assert 85_000 < client.pttl("back") < 87_000  # full 56 s after it has caught up
+        await link.drop()
+        return answer
+
+    link = RedisLink(server.url)
+    assert asyncio.run(drive()).micros == (4 * MINUTE_US,)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -255,6 +256,26 @@ async def test_a_stalled_store_holds_up_one_wait_and_no_later_request() -> None:
         assert store.flights == flights
 
 
+async def test_a_process_that_was_late_itself_does_not_blame_the_store() -> None:
+    class Prompt(Store):
+        """Answers at once, but its answer takes some turns of the loop to be read."""
+
+        async def run(self, calls: Sequence[Call]) -> list[Answer]:
+            if calls[0].checked:
+                await asyncio.sleep(0.001)
+                for _ in range(5):
+                    await asyncio.sleep(0)
+            return await super().run(calls)
+
+    async with House(Prompt()) as house:
+        asking = asyncio.create_task(house.admit(principal(100)))
+        for _ in range(3):
+            await asyncio.sleep(0)  # the question is on its way
+        time.sleep(0.1)  # noqa: ASYNC251 - the loop is held up for longer than the wait
+        assert await asking
+        assert house.shared.up
+
+
 async def test_a_process_goes_on_from_what_it_last_heard_with_its_share() -> None:
     store = Store()
     async with House(store) as one, House(store) as two:
@@ -274,8 +295,9 @@ async def test_what_was_let_in_meanwhile_is_reported_when_the_store_is_back_and_
         assert [await house.admit(principal(100)) for _ in range(10)].count(True) == 10
         store.away = ""
         await house.until(up=True)
-        assert await house.admit(principal(100))
+        limits = await house.limiter.admit_shared(principal(100), START_US)
         assert store.windows["weir:rate:rk:key_1:100"].remaining(START_US) == 100 - 12
+        assert dict(headers(limits, START_US))[b"x-ratelimit-remaining-requests"] == b"88"  # of all processes, no more of this one's share
 
 
 async def test_what_has_refilled_meanwhile_is_not_reported() -> None:
