@@ -1,8 +1,9 @@
 """From a secret to the principal it stands for, from memory.
 
 Secrets are looked up by keyed digest; a miss asks the database once, however many requests wait for it. What was found stays until
-the change feed says that its tenant changed, or a change of plan comes that was written before; then it is looked up again at its next use, and stays in force until that could be done:
-a database that is away shuts out no key that was known. Unknown keys are remembered too, so that guessing costs the database little.
+the change feed says that its tenant changed, or a change of plan comes that was written before; then it is looked up again at its next
+use, and stays in force until that could be done: a database that is away shuts out no key that was known. Unknown keys are remembered
+too, so that guessing costs the database little.
 """
 
 import asyncio

@@ -64,7 +64,7 @@ def weight_of(lane: Lane, free_ncr: int, limit_ncr: int, terms: Terms) -> int:
     glide = terms.glide_percent * limit_ncr  # in hundredths of an ncr
     if 100 * free_ncr >= glide:
         return full
-    return slow + (full - slow) * 100 * max(0, free_ncr) // glide
+    return slow + (full - slow) * 100 * max(0, free_ncr) // glide if glide else slow
 
 
 def day_is_spent(account: Account, terms: Terms, now_us: int) -> bool:

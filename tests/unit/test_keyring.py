@@ -10,7 +10,7 @@ from sqlmodel import Session
 
 from billing.db import Database
 from billing.errors import BillingError, BooksUnavailable
-from billing.operations import keys, plans, tenants
+from billing.operations import keys, plans, subscriptions, tenants
 from billing.operations.keys import IssuedKey
 from billing.plans.terms import PlanTerms
 from billing.tenants.keys import KeyHasher
@@ -117,3 +117,29 @@ async def test_a_key_revoked_during_an_outage_is_refused_once_the_feed_has_told(
         reads.trouble = None
         keyring.forget("acme")  # the feed could be read, so the database is there
         assert await keyring.find(issued.secret) is None
+
+
+async def test_a_change_of_plan_that_was_written_before_is_noticed_when_it_comes(tmp_path: Path) -> None:
+    async with ring(tmp_path) as (database, reads, keyring, clock):
+        plans.set_plan(database, PlanTerms(plan="big", allowance_ncr=9), now_us=START_US)
+        plans.set_plan(database, PlanTerms(plan="p", allowance_ncr=1), now_us=START_US)
+        tenants.create_tenant(database, id="acme", name="ACME", plan="big", now_us=START_US)
+        issued = keys.issue_key(database, HASHER, tenant_id="acme", now_us=START_US)
+        at_us = subscriptions.change_plan(database, "acme", "p", START_US).at_us
+
+        async def plan() -> str | None:
+            found = await keyring.find(issued.secret)
+            return None if found is None or found.terms is None else found.terms.plan
+
+        assert await plan() == "big"
+        clock.at_us = at_us - 1
+        assert await plan() == "big"
+        clock.at_us = at_us
+        reads.trouble = BooksUnavailable("away")
+        assert await plan() == "big", "until it can be looked up it stays what it was"
+        reads.trouble = None
+        async with asyncio.timeout(5):
+            while await plan() != "p":
+                await asyncio.sleep(0.01)
+        reads.trouble = BooksUnavailable("away")
+        assert await plan() == "p", "and is not looked up with every request"
