@@ -1,7 +1,12 @@
 """Processes that share a tenant's credits: replicas, leases, and running sums so that no balance adds up events."""
 
+from collections import defaultdict
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
+
+from billing.grants.periods import day_span, period_at
 
 revision = "0002"
 down_revision = "0001"
@@ -25,6 +30,7 @@ def upgrade() -> None:
         op.add_column("usage_event", sa.Column(column, sa.BigInteger(), nullable=True))
     op.add_column("usage_event", sa.Column("purses", sa.JSON(), nullable=True))
     op.add_column("usage_event", sa.Column("service_tier", sa.String(), nullable=True))
+    _sum_up_old_events()
 
 
 def downgrade() -> None:
@@ -33,6 +39,41 @@ def downgrade() -> None:
         op.drop_column("usage_event", column)
     for table in ("usage_sum", "lease", "replica"):
         op.drop_table(table)
+
+
+def _sum_up_old_events() -> None:
+    """Add events up that were booked before sums were kept, so that a day or a period under way goes on where it was."""
+    connection = op.get_bind()
+    zones = {row.id: row.timezone for row in connection.execute(sa.text("SELECT id, timezone FROM tenant"))}
+    months: dict[str, list[tuple[int, int | None, int]]] = defaultdict(list)
+    for tenant_id, started_us, ended_us, anchor_us in connection.execute(sa.text("SELECT tenant_id, started_us, ended_us, anchor_us FROM subscription")):
+        months[tenant_id].append((started_us, ended_us, anchor_us))
+    sums: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0] * 5)
+    columns = "tenant_id, key_id, project, lane, started_us, charge_ncr, cover_ncr"
+    for event in connection.execute(sa.text(f"SELECT {columns} FROM usage_event").execution_options(yield_per=1000)):  # noqa: S608 - our own words
+        if event.tenant_id not in zones:
+            continue
+        past = event.charge_ncr - event.cover_ncr
+        figures = (1, event.charge_ncr, event.cover_ncr, past if event.lane == "slow" else 0, past if event.lane == "fast" else 0)
+        for span, start_us in _spans(event, zones[event.tenant_id], months[event.tenant_id]):
+            total = sums[event.tenant_id, span, start_us]
+            for index, figure in enumerate(figures):
+                total[index] += figure
+    names = ("tenant_id", "span", "start_us", "events", "charge_ncr", "cover_ncr", "excess_ncr", "overage_ncr")
+    rows = [dict(zip(names, (*key, *total), strict=True)) for key, total in sums.items()]
+    if rows:
+        connection.execute(sa.table("usage_sum", *(sa.column(name) for name in names)).insert(), rows)
+
+
+def _spans(event: Any, zone: str, months: list[tuple[int, int | None, int]]) -> list[tuple[str, int]]:
+    spans = [("day", day_span(event.started_us, zone)[0])]
+    for started_us, ended_us, anchor_us in months:
+        if started_us <= event.started_us and (ended_us is None or event.started_us < ended_us):
+            start_us = period_at(anchor_us, zone, event.started_us).start_us
+            spans += [("period", start_us), (f"key:{event.key_id}", start_us)]
+            spans += [] if event.project is None else [(f"project:{event.project}", start_us)]
+            break
+    return spans
 
 
 def _text(name: str) -> sa.Column[str]:
