@@ -6,6 +6,7 @@ from sqlalchemy import text
 from billing.credits.account import Snapshot
 from billing.credits.draw import Member, Want, draw
 from billing.db import Database
+from billing.grants.periods import period_start
 from billing.leases import store as leases
 from billing.leases.store import Replica
 from billing.operations.usage import balance, usage_rows
@@ -63,7 +64,7 @@ OLD_BOOKS = (
             "amount_ncr": 1000,
             "priority": 10,
             "effective_us": ANCHOR_US,
-            "expires_us": ANCHOR_US + 31 * DAY_US,
+            "expires_us": period_start(ANCHOR_US, "Europe/Berlin", 1),
             "created_us": ANCHOR_US,
             "note": "",
         },
