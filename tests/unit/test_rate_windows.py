@@ -333,7 +333,7 @@ async def test_nobody_waits_for_a_background_task_that_has_ended() -> None:
         assert house.limiter._task is not None
         house.limiter._task.cancel()
         async with asyncio.timeout(5):
-            assert await asyncio.gather(waiting, queued) == [True, True]
+            assert all(await asyncio.gather(waiting, queued))
         store.stall = False
 
 
