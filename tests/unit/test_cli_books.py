@@ -51,9 +51,34 @@ def test_a_tenant_is_suspended_only_when_told_so(weir: Weir, monkeypatch: pytest
     assert weir("tenant", "resume", "acme").code == 0
 
 
-def test_a_tenant_moves_to_another_plan(weir: Weir) -> None:
+def test_a_tenant_moves_to_another_plan_and_is_told_what_that_means(weir: Weir, monkeypatch: pytest.MonkeyPatch) -> None:
     weir("plan", "set", "max", "--credits", "5000")
-    assert weir("tenant", "plan", "acme", "max", "--yes").out == "tenant acme is on plan max version 1\n"
+    weir("plan", "set", "mini", "--credits", "10")
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    asked = weir("tenant", "plan", "acme", "max")
+    assert asked.code == 2
+    assert asked.err.startswith("weir: Tenant acme moves from plan pro version 1 to plan max version 1 now: 39")
+    assert "pro v1" in weir("tenant", "show", "acme").out, "nothing is done before it is said"
+    assert " credits more until its period ends, " in weir("tenant", "plan", "acme", "max", "--yes").out
+    later = weir("tenant", "plan", "acme", "mini", "--yes").out
+    assert later.startswith("tenant acme moves from plan max version 1 to plan mini version 1 when its period ends, ")
+    shown = weir("tenant", "show", "acme").out
+    assert "mini v1 from " in shown and " until " in shown
+    assert weir("tenant", "stay", "acme").out == "tenant acme stays on plan max version 1\n"
+    assert weir("tenant", "stay", "acme").code == 2
+    assert "now: no more credits until" in weir("tenant", "plan", "acme", "mini", "--when", "now", "--yes").out
+
+
+def test_a_plan_has_all_its_terms_from_the_command_line(weir: Weir) -> None:
+    flags = "--credits 100 --seat-credits 5 --rollover-cap 20 --activate-on-first-use --on-exhausted fallback --fallback-model a --models a,b --weight 8"
+    said = weir("plan", "set", "full", *flags.split(), *"--slow-weight 2 --glide-percent 25 --on-database-loss closed".split())
+    assert said.code == 0
+    shown = dict(line.split("  ", 1) for line in weir("plan", "show", "full").out.splitlines() if "  " in line)
+    assert {name: shown[name].strip() for name in ("seat credits", "rollover cap", "fallback model", "slow weight", "glide percent")} == {
+        "seat credits": "5", "rollover cap": "20", "fallback model": "a", "slow weight": "2", "glide percent": "25",
+    }  # fmt: skip
+    weir("tenant", "create", "new", "--plan", "full")
+    assert "begins with its first request" in weir("tenant", "show", "new").out
 
 
 def test_a_key_is_shown_once_and_works_with_the_gateways_pepper(weir: Weir, database: Database) -> None:
@@ -158,6 +183,11 @@ def test_the_ledger_is_verified_and_a_difference_ends_with_1(weir: Weir, databas
         (("plan", "set", "x", "--credits", "lots"), "--credits: `lots` is not a number"),
         (("plan", "set", "x", "--credits", "1", "--on-exhausted", "cut"), "--on-exhausted: "),
         (("plan", "set", "x", "--credits", "1", "--on-exhausted", "overage"), "--credit-price is missing"),
+        (("plan", "set", "x", "--credits", "1", "--on-exhausted", "fallback"), "--fallback-model is missing"),
+        (("plan", "set", "x", "--credits", "1", "--slow-weight", "2"), "--slow-weight 2 is more than weight 1"),
+        (("tenant", "plan", "acme", "pro", "--yes"), "already, which is its newest"),
+        (("tenant", "plan", "nobody", "pro", "--yes"), "there is no tenant `nobody`"),
+        (("tenant", "plan", "acme", "pro", "--when", "soon", "--yes"), "when: `soon` is neither"),
         (("plan", "set", "x", "--credits", "1", "--fee", "1.001", "--currency", "USD"), "--fee: "),
         (("grant", "add", "acme", "--credits", "0"), "--credits: 0 must be more than 0"),
         (("grant", "add", "acme", "--credits", "1", "--kind", "plan"), "kind: `plan`"),
