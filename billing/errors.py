@@ -5,6 +5,7 @@
      +-- NotFound           the thing named does not exist
      +-- Conflict           the thing exists already, or is in a state that forbids this
      +-- RateMissing        a model, or a bucket of its usage, has no price
+     +-- CostMissing        what a backend charges for a model, or for a bucket of its usage, is not in the cost book
      +-- BooksUnavailable   the database or the journal cannot take an entry now
           +-- BooksContended   another transaction stood in the way; nothing was written, the same may succeed now
 
@@ -43,6 +44,17 @@ class RateMissing(BillingError):
     def __init__(self, model: str, bucket: str | None = None) -> None:
         what = f"`{bucket}` of model `{model}`" if bucket else f"model `{model}`"
         super().__init__(f"no rate is set for {what}; set one with: weir rate set {model} --input CREDITS --output CREDITS (per 1,000,000 tokens), or --free")
+        self.model = model
+        self.bucket = bucket
+
+
+class CostMissing(BillingError):
+    """The cost book has no price for what was used. A missing cost is never zero: an admin sets it, or marks the model free there."""
+
+    def __init__(self, backend: str, model: str, bucket: str | None = None) -> None:
+        what = f"`{bucket}` of model `{model}` at backend `{backend}`" if bucket else f"model `{model}` at backend `{backend}`"
+        super().__init__(f"no cost is set for {what}; set it with: weir cost set {backend} {model} --input PRICE --output PRICE --currency USD, or --free")
+        self.backend = backend
         self.model = model
         self.bucket = bucket
 

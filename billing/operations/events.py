@@ -7,14 +7,16 @@ import msgspec
 
 from billing.db import Database
 from billing.errors import NotFound
+from billing.meter import input_total
 from billing.operations.tenants import require_tenant
 from billing.rates.store import all_rates
+from billing.rating import prices_at
 from billing.usage import store
 from billing.usage.event import UsageEvent, overage_ncr
 
 
 class FoundEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A booked event. `prices`: ncr per unit of the rate it was charged at, empty without one.
+    """A booked event. `prices`: ncr per unit that it was charged at (its context tier, service tier and lane), empty without a rate.
 
     `event.cover_ncr` was paid from credits: `covered_ncr` of it by grants at once, the rest owed to the next. `past_ncr` was served past the
     credits, and `invoiced_ncr` of that is invoiced.
@@ -35,7 +37,8 @@ def find_event(db: Database, event_id: str) -> FoundEvent:
             raise NotFound("usage event", event_id)
         beside = store.events_between(session, event.started_us, event.started_us + 1, event.tenant_id)
         covered = next(covered_ncr for found, covered_ncr in beside if found.id == event_id)
-        prices = next((rate.prices for rate in all_rates(session, event.model) if rate.id == event.rate_id), {})
+        card = next((rate for rate in all_rates(session, event.model) if rate.id == event.rate_id), None)
+    prices = {} if card is None else prices_at(card, input_total(event.meter), event.lane, event.service_tier)
     return FoundEvent(event=event, covered_ncr=covered, past_ncr=event.charge_ncr - event.cover_ncr, invoiced_ncr=overage_ncr(event), prices=prices)
 
 

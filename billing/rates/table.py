@@ -17,7 +17,7 @@ class RateRow(SQLModel, table=True):
     free: bool
     prices: dict[str, int] = Field(sa_type=JSON)
     created_us: int = Field(sa_type=BigInteger)
-    variants: list[dict[str, Any]] | None = Field(default=None, sa_type=JSON(none_as_null=True))  # type: ignore[call-overload]  # an instance is as good as the type
+    variants: list[dict[str, Any]] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     version_id: int | None = Field(default=None, sa_type=BigInteger)
 
 
@@ -34,7 +34,7 @@ class CostRow(SQLModel, table=True):
     free: bool
     prices: dict[str, int] = Field(sa_type=JSON)
     created_us: int = Field(sa_type=BigInteger)
-    variants: list[dict[str, Any]] | None = Field(default=None, sa_type=JSON(none_as_null=True))  # type: ignore[call-overload]
+    variants: list[dict[str, Any]] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     version_id: int | None = Field(default=None, sa_type=BigInteger)
 
 

@@ -16,7 +16,8 @@ from backends.config import BackendConfig, ModelConfig
 from backends.supervisor import Child, local_child, vllm_child, without_secrets
 from billing.errors import Invalid
 from gateway.config import Settings, child_environment
-from gateway.config.forms import PlanForm, RateForm, TenantForm
+from gateway.config.forms import PlanForm, TenantForm
+from gateway.config.prices import RateForm
 
 LOCAL_MODEL = "smollm2"
 DEMO = "demo"

@@ -25,7 +25,7 @@ def plant(database: Database, seed: SeedSettings, now_us: int) -> None:
     have_rates = {rate.model for rate in rates.list_rates(database)}
     for model, rate in seed.rates.items():
         if model not in have_rates:
-            rates.set_rate(database, model=model, prices=rate.prices(), free=rate.free, now_us=now_us)
+            rates.set_rates(database, [rate.change(model)], now_us=now_us)
 
 
 def first_keys(database: Database, hasher: KeyHasher, tenant: str | None, now_us: int) -> dict[str, str]:
@@ -39,10 +39,9 @@ def first_keys(database: Database, hasher: KeyHasher, tenant: str | None, now_us
     return issued
 
 
-def unrated(database: Database, models: Mapping[str, object]) -> list[str]:
+def unrated(database: Database, models: Mapping[str, object], now_us: int) -> list[str]:
     """List the models that have no rate, whose requests are therefore refused."""
-    rated = {rate.model for rate in rates.list_rates(database)}
-    return sorted(set(models) - rated)
+    return sorted(set(models) - rates.rated_models(database, now_us))
 
 
 def program() -> str:

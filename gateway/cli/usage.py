@@ -9,10 +9,10 @@ import typer
 from billing.meter import BUCKETS
 from billing.money import format_credits
 from billing.operations import usage
-from billing.operations.events import FoundEvent, find_event
+from billing.operations.events import FoundEvent, find_event, list_conflicts
 from gateway.cli.books import ConfigOption, open_books
 from gateway.cli.render import Format, FormatOption, write_file, write_one, write_rows
-from gateway.config.forms import rate_figures
+from gateway.config.prices import rate_figures
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="Usage: balances, single requests, and the month's use as a file.")
@@ -90,6 +90,28 @@ def show_event(
         write_one({name: value for name, value in figures.items() if value is not None})
     else:
         write_rows([figures], form, tuple(figures))
+
+
+@app.command()
+def conflicts(
+    tenant: TenantOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="at most so many, the newest first")] = 1000,
+    form: FormatOption = Format.table,
+    config: ConfigOption = None,
+) -> None:
+    """List usage that came again under a booked id with other content: the first is charged, the others changed nothing. There should be none."""
+    with open_books(config) as books:
+        found = list_conflicts(books.database, tenant, limit=limit)
+    rows = [
+        {
+            "event": one.id,
+            "tenant": one.tenant_id,
+            "seen": instant(one.seen_us),
+            "differs": "; ".join(f"{name}: booked {before}, then {after}" for name, before, after in one.differences),
+        }
+        for one in found
+    ]
+    write_rows(rows, form, ("event", "tenant", "seen", "differs"))
 
 
 def _event(found: FoundEvent) -> dict[str, Any]:

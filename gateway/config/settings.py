@@ -66,7 +66,7 @@ class BooksSettings(Section):
     """How usage reaches the database."""
 
     flush_ms: int = Field(50, ge=1, le=10_000, description="usage is written to the database at least this often")
-    flush_events_max: int = Field(500, ge=1, le=100_000, description="at most so many usage events in one transaction")
+    flush_events_max: int = Field(5000, ge=1, le=100_000, description="at most so many usage events in one transaction; a backlog makes them this large")
     backlog_max: int = Field(200_000, ge=1, description="past so many unwritten events new work is refused with 503")
     journal_bytes_max: int = Field(2**30, ge=2**20, description="past this size of the journal new work is refused with 503")
     durability: Literal["process", "disk"] = Field(

@@ -13,6 +13,7 @@ import msgspec
 from backends import tokens
 from backends.errors import BadAnswer
 from backends.provider import Usage
+from backends.sse import tier_of
 from gateway.flow.states import Reserved
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
         return self.usage is not None and self.usage.input is not None and (self.usage.output is not None or not self.counts_output)
 
 
-def said(reserved: Reserved, attempt: "Attempt", raw: msgspec.Raw | None, *, final: bool) -> Said:
-    """Read a usage object. Damage is as good as nothing said, and is logged.
+def said(reserved: Reserved, attempt: "Attempt", raw: msgspec.Raw | None, *, final: bool, tier: msgspec.Raw | None = None) -> Said:
+    """Read a usage object, and the service tier that stands beside it. Damage is as good as nothing said, and is logged.
 
     With several choices or prompts, usage before the end is of one of them only (vLLM's continuous usage), and some servers never sum.
     """
@@ -50,6 +51,8 @@ def said(reserved: Reserved, attempt: "Attempt", raw: msgspec.Raw | None, *, fin
     except BadAnswer as error:
         log.error("request %s: %s; its usage is estimated", received.call.request_id, error)
         return Said(counts_output=counts_output)
+    if received.call.service_tier is not None and (served := tier_of(tier)) is not None:  # nobody else's tier decides anything
+        usage = msgspec.structs.replace(usage or Usage(), service_tier=served)
     if usage is None or not counts_output:  # every server seen sums the inputs of a batch
         return Said(usage=usage, counts_output=counts_output)
     output_min = 0

@@ -1,7 +1,8 @@
 """Queued -> Relayed: hand an upstream's answer to the client as it came, and see what it used.
 
 The first byte commits the attempt: an error before it may be tried elsewhere, one after it is the client's to see. The end of an
-answer is sent only after its charge is in the journal, so whoever has seen the end of an answer has been metered for it.
+answer is sent only after its charge is in the journal (with `books.durability: disk`, on the medium), so whoever has seen the end
+of an answer has been metered for it.
 """
 
 import asyncio
@@ -49,11 +50,12 @@ async def relay_whole(services: "Services", settler: Settler, answer: Answer, cl
         members = _members.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadAnswer(f"answered 200 with {len(body)} bytes that are no JSON object") from error
-    heard = said(settler.reserved, attempt, members.get("usage"), final=True)
+    heard = said(settler.reserved, attempt, members.get("usage"), final=True, tier=members.get("service_tier"))
     usage = heard.usage if heard.complete else await estimate(settler.reserved, attempt, text_of_answer(body), heard)
     settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
     settled = settler.settle(Relayed(usage=usage, source="reported" if heard.complete else "estimated", outcome="complete", status=200))
     body = with_cost(body, members, cost_members(settled))
+    await recorded(services)
     await client.head(200, disclose.whole(services, settler, settled, len(body)))
     await client.end(body)
 
@@ -78,6 +80,7 @@ async def relay_stream(services: "Services", settler: Settler, answer: Answer, c
         log.warning("request %s: %s", settler.reserved.admitted.received.call.request_id, error)
         if not settler.ended:
             await stream.settle_cut(502, ask=False)
+        await recorded(services)
         await client.end(error_event(refusal, settler.reserved.admitted.received.shown_id))
     finally:
         if not settler.ended:  # the client left, or we are stopping: the upstream stops now, and what was produced is charged
@@ -129,6 +132,7 @@ class Stream:
         if tap.error is not None:
             raise Disconnected("the stream ended with an error event")
         settled = self.settler.settle(await self._complete())
+        await recorded(self.services)
         await client.end(tap.tail(cost_members(settled)))
         await self._finish()
 
@@ -153,7 +157,7 @@ class Stream:
         return Relayed(usage=usage, source="reported" if heard.complete else "estimated", outcome="complete", status=200)
 
     def _said(self, *, final: bool) -> Said:
-        return said(self.settler.reserved, self.attempt, self.tap.usage, final=final)
+        return said(self.settler.reserved, self.attempt, self.tap.usage, final=final, tier=self.tap.service_tier)
 
     def _progress(self) -> None:
         heard = self._said(final=False)
@@ -172,6 +176,13 @@ class Stream:
                     pass
         except (TimeoutError, BackendError):
             self.answer.abort()
+
+
+async def recorded(services: "Services") -> None:
+    """Wait until what was settled by now is as durable as the settings ask. At once with `process`."""
+    waiting = services.recorder.durable()
+    if waiting is not None:
+        await waiting
 
 
 async def read_whole(answer: Answer, bytes_max: int) -> bytes:

@@ -42,7 +42,7 @@ async def reserve(services: "Services", admitted: Admitted) -> Reserved:
     What it holds must come back through `settle`.
     """
     prompt_max, output_max = _bounds(services, admitted)
-    hold_ncr = admitted.priced.bound(prompt_max, output_max)
+    hold_ncr = admitted.priced.bound(prompt_max, output_max, lane=Lane.FAST.value, service_tier=admitted.received.call.service_tier or "default")
     account, principal = admitted.account, admitted.principal
     claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
     now = standing(claims.unheld_ncr, claims.limit_ncr)
@@ -144,7 +144,8 @@ def _fallback(services: "Services", admitted: Admitted, reason: str) -> tuple[Ad
     if priced is None or model not in services.settings.models:
         log.error("plan %s falls back to model %s, which is not configured or has no rate", admitted.terms.plan, model)
         return admitted, reason
-    return replace(admitted, priced=priced, received=replace(received, call=replace(received.call, model=model))), "fallback_model"
+    call = replace(received.call, model=model, service_tier=priced.sold(received.wish.service_tier))
+    return replace(admitted, priced=priced, received=replace(received, call=call)), "fallback_model"
 
 
 def _exhausted(why: str, admitted: Admitted, claims: Claims, hold_ncr: int) -> CreditsExhausted:

@@ -14,7 +14,7 @@ from backends.provider import Usage
 from billing.credits.purse import Cover
 from billing.errors import Invalid, RateMissing
 from billing.meter import BUCKETS, Meter, check, input_total
-from billing.rating import Rate, rate
+from billing.rating import Rate, rate, tier_charged
 from billing.usage.event import UsageEvent
 from billing.usage.records import Dispatched, Progress
 from gateway.flow.states import Relayed, Reserved, Settled
@@ -124,6 +124,7 @@ class Settler:
             day_us=self.reserved.day_us,
             period_us=self.reserved.period_us,
             held=self.reserved.hold.named(),
+            service_tier=call.service_tier,
         )
         self.services.recorder.dispatched(record)
         self.dispatched = True
@@ -145,13 +146,14 @@ class Settler:
             log.error("request %s: %s; charged nothing, kept as failed usage", admitted.received.call.request_id, error)
             meter = Meter()
             services.metrics.settle_failed()
-        charge_ncr = charge(meter, admitted.priced.rate, services.metrics.settle_failed)
         lane = self.reserved.lane
+        tier = tier_charged(admitted.received.call.service_tier, None if usage is None else usage.service_tier)
+        charge_ncr = charge(meter, admitted.priced.rate, services.metrics.settle_failed, lane=lane.value, service_tier=tier)
         now_us = services.clock.now_us()
         cover = admitted.account.settle(self.reserved.hold, charge_ncr, full_cover=self.reserved.covered, now_us=now_us)
         tokens_in, tokens_out = input_total(meter), meter.output or 0
         self.used_weight = INPUT_WEIGHT * tokens_in + OUTPUT_WEIGHT * tokens_out
-        services.recorder.settled(self._event(relayed, meter, charge_ncr, cover, now_us))
+        services.recorder.settled(self._event(relayed, meter, charge_ncr, cover, now_us=now_us, tier=tier))
         if admitted.limits:
             spend(admitted.limits, tokens_in + tokens_out, now_us)
         services.metrics.settled(admitted.received.call.model, self.attempt.backend if self.attempt else "", meter, relayed.source)
@@ -182,7 +184,7 @@ class Settler:
             self.ended = True
             self.reserved.admitted.account.release(self.reserved.hold)
 
-    def _event(self, relayed: Relayed, meter: Meter, charge_ncr: int, cover: Cover, now_us: int) -> UsageEvent:
+    def _event(self, relayed: Relayed, meter: Meter, charge_ncr: int, cover: Cover, *, now_us: int, tier: str | None) -> UsageEvent:
         admitted = self.reserved.admitted
         received = admitted.received
         call = received.call
@@ -211,6 +213,7 @@ class Settler:
             day_us=self.reserved.day_us,
             period_us=self.reserved.period_us,
             purses=cover.purses,
+            service_tier=tier,
             attempts=self.attempts,
             queue_ms=self.queue_us // 1000,
             ttft_us=None if self.first_us is None else max(0, self.first_us - received.at_us),

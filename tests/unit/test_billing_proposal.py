@@ -8,6 +8,7 @@ import pytest
 
 from billing.db import Database
 from billing.errors import Invalid
+from billing.operations.costs import Route, propose_costs
 from billing.operations.rates import propose, set_rate
 
 NOW = 1_794_000_000_000_000  # 6 November 2026
@@ -27,10 +28,35 @@ def test_a_listed_model_is_proposed_in_credits(tmp_path: Path) -> None:
     database.close()
 
 
-def test_a_price_in_tiers_is_proposed_at_its_base_and_says_so() -> None:
+def test_prices_for_long_contexts_are_proposed_as_variants() -> None:
     (sonnet,) = propose(["claude-sonnet-4-5"], credits_per_usd="1", now_us=NOW)
-    assert sonnet.prices["input"] == 3000
-    assert any("long contexts" in note for note in sonnet.notes)
+    (longer,) = [variant for variant in sonnet.variants if variant.service_tier is None]
+    assert (sonnet.prices["input"], sonnet.prices["output"]) == (3000, 15000)
+    assert (longer.input_over, longer.prices["input"], longer.prices["output"], longer.prices["cache_read"]) == (200_000, 6000, 22500, 600)
+
+
+def test_prices_of_a_service_tier_are_proposed_as_variants_and_those_of_batches_are_named() -> None:
+    (mini,) = propose(["gpt-5-mini"], credits_per_usd="1", now_us=NOW)
+    tiers = {variant.service_tier: variant.prices["input"] for variant in mini.variants if variant.input_over is None}
+    assert tiers["flex"] < mini.prices["input"] < tiers["priority"]
+    assert "default" not in tiers
+    assert any("processing batch" in note for note in mini.notes)
+
+
+def test_a_proposal_with_variants_is_a_rate(tmp_path: Path) -> None:
+    (sonnet,) = propose(["claude-sonnet-4-5"], credits_per_usd="1000", now_us=NOW)
+    database = Database(f"sqlite:///{tmp_path / 'weir.db'}")
+    database.migrate()
+    rate = set_rate(database, model=sonnet.model, prices=sonnet.prices, variants=sonnet.variants, now_us=NOW)
+    assert [variant.input_over for variant in rate.variants] == [variant.input_over for variant in sonnet.variants]
+    database.close()
+
+
+def test_a_routes_cost_is_proposed_in_dollars_at_the_seller_its_address_names() -> None:
+    direct, own = propose_costs([Route("ds", "deepseek-chat", "https://api.deepseek.com"), Route("own", "llama", "http://127.0.0.1:1/v1")], now_us=NOW)
+    assert (direct.backend, direct.source) == ("ds", "deepseek/deepseek-chat")
+    assert direct.prices["input"] == 270_000  # 0.27 USD per 1,000,000 tokens, in 10^-12 USD per token
+    assert (own.source, own.prices) == (None, {})
 
 
 def test_a_model_that_is_not_listed_is_named_and_not_priced() -> None:

@@ -112,7 +112,7 @@ def test_seeds_are_planted_once_and_change_nothing_that_is_there(weir: Weir, dat
     assert [version.version for version in plans.list_plans(database, all_versions=True)] == [1]
     assert [tenant.id for tenant in tenants.list_tenants(database)] == ["demo"]
     assert len(rates.list_rates(database)) == 2
-    assert unrated(database, {"m": None, "other": None}) == ["other"]
+    assert unrated(database, {"m": None, "other": None}, START_US) == ["other"]
 
 
 def test_a_seed_that_the_books_refuse_stops_the_start(weir: Weir, database: Database) -> None:

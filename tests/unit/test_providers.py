@@ -266,3 +266,12 @@ def test_providers_are_found_by_their_files_and_an_unknown_one_is_refused_by_nam
 def test_a_misspelt_provider_is_told_before_what_else_it_lacks(given: dict[str, object], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         BackendConfig.model_validate(given)
+
+
+def test_a_service_tier_that_the_models_rate_prices_is_passed_on_and_only_to_those_who_sell_it() -> None:
+    call = call_of(b'{"model":"m","service_tier":"priority","messages":[]}')
+    call.service_tier = "priority"
+    sent = {name: json.loads(body_of(OpenAIDialect(vendor_named(name)).exchange(call, target_at()))) for name in ("openai", "mistral")}
+    assert sent["openai"] == {"model": "upstream", "service_tier": "priority", "messages": []}
+    assert sent["mistral"] == {"model": "upstream", "messages": []}  # it refuses the member
+    assert "service_tier" not in json.loads(body_of(VLLM().exchange(call, target_at())))  # our own server sells none

@@ -150,10 +150,18 @@ def test_the_parts_always_sum_to_the_whole_and_none_is_negative(**n: int | None)
         return
     if usage is None:
         return
-    counts = [getattr(usage, bucket) for bucket in usage.__struct_fields__]
+    counts = [getattr(usage, bucket) for bucket in usage.__struct_fields__ if bucket != "service_tier"]
     assert all(count is None or 0 <= count <= COUNT_MAX for count in counts)
     if n["prompt"] is not None:
         assert sum(count or 0 for count in (usage.input, usage.cache_read, usage.cache_write_5m, usage.audio_in, usage.image_in)) == n["prompt"]
     if n["completion"] is not None:
         assert (usage.output or 0) + (usage.audio_out or 0) == n["completion"]
         assert (usage.reasoning or 0) <= (usage.output or 0)
+
+
+@pytest.mark.parametrize(("said", "tier"), [("priority", "priority"), ("standard", "standard"), (None, None), (3, None), ({"a": 1}, None)])
+def test_the_tier_in_a_usage_object_is_read_and_what_is_no_name_is_nothing_said(said: object, tier: str | None) -> None:
+    """Anthropic's way; OpenAI says it beside the usage."""
+    usage = read_usage(json.dumps({"input_tokens": 3, "output_tokens": 4, "service_tier": said}).encode())
+    assert usage is not None
+    assert (usage.service_tier, usage.input, usage.output) == (tier, 3, 4)

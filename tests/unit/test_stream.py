@@ -5,6 +5,7 @@ import pytest
 
 import backends.stream
 from backends.errors import BadAnswer
+from backends.sse import tier_of
 from backends.stream import EVENT_BYTES_MAX, RAW_BYTES_MAX, StreamTap
 
 USAGE = b'{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}'
@@ -290,3 +291,12 @@ def test_kept_bytes_are_bounded_and_no_text_is_lost() -> None:
         assert len(stream._raw) <= RAW_BYTES_MAX
     assert stream.text() == "".join([f"{number} " for number in range(2000)])
     assert (stream.text(), stream.events) == (stream.text(), 2000)
+
+
+@pytest.mark.parametrize("choices", [b"[]", b'[{"index":0,"delta":{},"finish_reason":"stop"}]'], ids=["a chunk of its own", "in the last chunk"])
+@pytest.mark.parametrize(("said", "tier"), [(b'"flex"', "flex"), (b"null", None), (b"7", None), (None, None)])
+def test_the_service_tier_beside_the_usage_is_noticed(choices: bytes, said: bytes | None, tier: str | None) -> None:
+    stream = tap()
+    stream.feed(chunk("a") + last(USAGE + (b"" if said is None else b',"service_tier":' + said), choices=choices) + DONE)
+    assert tier_of(stream.service_tier) == tier
+    assert raw(stream.usage) == USAGE

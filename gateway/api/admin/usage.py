@@ -10,7 +10,7 @@ from billing.operations import usage
 from billing.operations.events import find_event
 from billing.usage.daily import DailyUsage
 from gateway.auth.admin import AdminDesk
-from gateway.config.forms import rate_figures
+from gateway.config.prices import rate_figures
 from gateway.wire.instants import from_us
 from gateway.wire.problems import problem_router
 

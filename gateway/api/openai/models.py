@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from billing.money import format_rate_per_million
+from billing.rating import Variant
 from gateway.errors import ModelUnknown
 from gateway.flow.admit import authenticate
 from gateway.services import Services
@@ -37,12 +38,21 @@ async def _usable(request: Request) -> dict[str, dict[str, Any]]:
     for model in services.settings.models:
         priced = services.tariff.card.at(model, now_us)
         if priced is not None and (allowed is None or model in allowed):
-            prices = {bucket: format_rate_per_million(ncr) for bucket, ncr in priced.rate.prices.items()} if not priced.rate.free else {}
             usable[model] = {
                 "id": model,
                 "object": "model",
                 "created": priced.rate.effective_us // 1_000_000,
                 "owned_by": "weir",
-                "pricing": {"unit": "credits per 1,000,000", "free": priced.rate.free, **prices},
+                "pricing": {"unit": "credits per 1,000,000", "free": priced.rate.free, **_figures(priced.rate.prices), **_variants(priced.rate.variants)},
             }
     return usable
+
+
+def _figures(prices: dict[str, int]) -> dict[str, str]:
+    return {bucket: format_rate_per_million(ncr) for bucket, ncr in prices.items()}
+
+
+def _variants(variants: tuple[Variant, ...]) -> dict[str, Any]:
+    """Write other prices and when they apply; nothing where there are none."""
+    said = [{"input_over": one.input_over, "service_tier": one.service_tier, "lane": one.lane, **_figures(one.prices)} for one in variants]
+    return {"variants": said} if said else {}
