@@ -9,11 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, Connection, String, Text, any_, bindparam, cast, func, select, type_coerce
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import Column, ColumnElement, Connection, String, any_, bindparam, func, select, type_coerce
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import UserDefinedType
 
 ENGINES = ("postgresql", "sqlite")
+
+
+class _TextArray(UserDefinedType[str]):
+    """PostgreSQL's text[], given as it writes one."""
+
+    cache_ok = True
+    render_bind_cast = True
+
+    def get_col_spec(self) -> str:
+        return "TEXT[]"
 
 
 class Insert:
@@ -80,7 +90,7 @@ class Change:
 def among(column: Column[str], name: str = "ids") -> dict[str, ColumnElement[bool]]:
     """Return "this text column is one of the parameter's", by engine; the parameter's value comes from `listed`."""
     return {
-        "postgresql": column == any_(cast(bindparam(name, type_=String), ARRAY(Text))),
+        "postgresql": column == any_(bindparam(name, type_=_TextArray())),
         "sqlite": column.in_(select(type_coerce(func.json_each(bindparam(name, type_=String)).table_valued("value").c.value, String))),
     }
 

@@ -189,7 +189,9 @@ def _postgresql_engine(url: URL, pool_max: int) -> Engine:
     }
     asked = {name: bound for name, bound in bounds.items() if name not in url.query}  # what the URL says stays
     own = url.query.get("options", "")
-    asked["options"] = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} {own if isinstance(own, str) else ' '.join(own)}"
+    # A plan kept from when a table was small goes on reading all of it when it has grown, and reads every month's partition where one would do.
+    plans = "-c plan_cache_mode=force_custom_plan"
+    asked["options"] = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} {plans} {own if isinstance(own, str) else ' '.join(own)}"
     kept = min(POOL_KEPT, pool_max)
     engine = create_engine(url, pool_pre_ping=True, pool_size=kept, max_overflow=pool_max - kept, pool_timeout=POOL_TIMEOUT_S, connect_args=asked)
 

@@ -44,9 +44,10 @@ _TABLE: Table = CreditAccountRow.metadata.tables["credit_account"]
 _SUM: Table = CreditAccountRow.metadata.tables["usage_sum"]
 _ID = _TABLE.c.tenant_id
 _AMONG = among(_ID)
-_LOCK = {engine: select(_TABLE).where(_AMONG[engine]).order_by(_ID).with_for_update() for engine in ENGINES}
-_GET = select(_TABLE).where(_TABLE.c.tenant_id == bindparam("id"))
-_EVERY = select(_TABLE).order_by(_ID)
+_ALL = [_TABLE.c[field] for field in Totals.__struct_fields__]
+_LOCK = {engine: select(*_ALL).where(_AMONG[engine]).order_by(_ID).with_for_update() for engine in ENGINES}
+_GET = select(*_ALL).where(_TABLE.c.tenant_id == bindparam("id"))
+_EVERY = select(*_ALL).order_by(_ID)
 _PUT = Change(
     postgresql="UPDATE credit_account AS a SET debt_ncr = v.debt, consumed_ncr = v.consumed, excess_ncr = v.excess, overage_ncr = v.overage "
     "FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS v (id, debt, consumed, excess, overage) WHERE a.tenant_id = v.id",
@@ -58,9 +59,10 @@ _OPEN = {
 }
 _INTO = f"INSERT INTO usage_sum ({', '.join(Sum.__struct_fields__)})"
 _ADDED = ", ".join(f"{field} = usage_sum.{field} + excluded.{field}" for field in Sum.__struct_fields__[3:])
+_ELSE_ADD = f"ON CONFLICT (tenant_id, span, start_us) DO UPDATE SET {_ADDED}"
 _ADD = Change(
-    postgresql=f"{_INTO} SELECT * FROM unnest(%s::text[], %s::text[]{', %s::bigint[]' * 6}) ON CONFLICT (tenant_id, span, start_us) DO UPDATE SET {_ADDED}",
-    sqlite=f"{_INTO} VALUES ({', '.join('?' * 8)}) ON CONFLICT (tenant_id, span, start_us) DO UPDATE SET {_ADDED}",
+    postgresql=f"{_INTO} SELECT * FROM unnest(%s::text[], %s::text[]{', %s::bigint[]' * 6}) {_ELSE_ADD}",  # noqa: S608 - names from our code
+    sqlite=f"{_INTO} VALUES ({', '.join('?' * 8)}) {_ELSE_ADD}",
 )
 
 
@@ -117,5 +119,25 @@ def sums_of(session: Session, tenant_id: str, spans: Iterable[str], start_us: in
     return found
 
 
+def every_sum(session: Session, tenant_ids: Iterable[str]) -> dict[str, list[Sum]]:
+    """Return all running sums of tenants, by tenant."""
+    found: dict[str, list[Sum]] = {}
+    query = select(_SUM).where(_SUM.c.tenant_id.in_(list(tenant_ids))).order_by(_SUM.c.tenant_id, _SUM.c.span, _SUM.c.start_us)
+    for row in session.connection().execute(query):
+        found.setdefault(row.tenant_id, []).append(Sum(**row._mapping))
+    return found
+
+
+def totals_of(session: Session, tenant_ids: Iterable[str]) -> dict[str, Totals]:
+    """Return the totals of those of these tenants that have an account. Locks nothing."""
+    return {row.tenant_id: _totals(row) for row in session.connection().execute(select(*_ALL).where(_ID.in_(list(tenant_ids))))}
+
+
+def with_sums(session: Session) -> set[str]:
+    """Return every tenant that has an account or a running sum."""
+    connection = session.connection()
+    return {row.tenant_id for query in (select(_ID), select(_SUM.c.tenant_id).distinct()) for row in connection.execute(query)}
+
+
 def _totals(row: Row[Any]) -> Totals:
-    return Totals(**row._mapping)
+    return Totals(tenant_id=row[0], debt_ncr=row[1], consumed_ncr=row[2], excess_ncr=row[3], overage_ncr=row[4])

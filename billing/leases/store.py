@@ -19,7 +19,8 @@ _REPLICA: Table = ReplicaRow.metadata.tables["replica"]
 _LEASE: Table = ReplicaRow.metadata.tables["lease"]
 # Built once: every flush runs them.
 _AMONG = among(_LEASE.c.tenant_id)
-_OF = {engine: select(_LEASE).where(_AMONG[engine]) for engine in ENGINES}
+_FIELDS = [_LEASE.c[field] for field in ("tenant_id", "purse", "replica_id", "amount_ncr", "valid_until_us")]
+_OF = {engine: select(*_FIELDS).where(_AMONG[engine]) for engine in ENGINES}
 _LOWER = Change(
     postgresql="UPDATE lease AS l SET amount_ncr = greatest(0, l.amount_ncr - v.amount) "
     "FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[]) AS v (tenant, name, replica, amount) "
@@ -88,7 +89,7 @@ def leases_of(session: Session, tenant_ids: Iterable[str]) -> dict[str, list[Lea
     found: dict[str, list[Lease]] = defaultdict(list)
     connection = session.connection()
     for row in connection.execute(_OF[connection.dialect.name], {"ids": listed(connection, tenant_ids)}):
-        found[row.tenant_id].append(Lease(**row._mapping))
+        found[row[0]].append(Lease(tenant_id=row[0], purse=row[1], replica_id=row[2], amount_ncr=row[3], valid_until_us=row[4]))
     return found
 
 

@@ -40,6 +40,7 @@ Item = tuple[UsageEvent, Segment | None, bool]  # the last: settled by this proc
 BACKOFF_S = (0.1, 10.0)
 SYNC_S = 1.0
 STOP_S = 10.0
+BATCH_DUE = 500  # so many events waiting are flushed at once; what came meanwhile goes along, so a transaction grows with the backlog
 WORK_MAX = 64  # asked work between two batches, so that much of it cannot hold up the books
 POISON = (IntegrityError, DataError, ArithmeticError, ValueError, TypeError, Invalid, NotFound, Conflict)
 
@@ -59,7 +60,7 @@ class Recorder:
         clock_now_us: Callable[[], int],
         *,
         flush_ms: int = 50,
-        batch: int = 500,
+        batch: int = 5000,
         backlog_max: int = 200_000,
         backoff_s: tuple[float, float] = BACKOFF_S,
     ) -> None:
@@ -68,6 +69,7 @@ class Recorder:
         self._now_us = clock_now_us
         self._flush_s = flush_ms / 1000
         self._batch_max = batch
+        self._batch_due = min(batch, BATCH_DUE)
         self._backlog_max = backlog_max
         self._backoff_s = backoff_s
         self._queue: deque[Item] = deque()
@@ -118,7 +120,7 @@ class Recorder:
         return self._journal.durable()
 
     def run(self, work: Callable[[Session], T], then: Callable[[T], None] | None = None, otherwise: Callable[[BaseException], None] | None = None) -> Future[T]:
-        """Run work in a write transaction of the books thread, between two batches.
+        """Run work in a write transaction of the books thread, between two batches; again in a new one when another stood in its way.
 
         `then` receives the result on the loop, or `otherwise` the failure, in order with `on_flushed`; the future is done after that was
         posted. A database that is away is a `BooksUnavailable`.
@@ -245,7 +247,7 @@ class Recorder:
         if not waiting:
             self._since = None
             return None
-        if waiting >= self._batch_max or self._closed:
+        if waiting >= self._batch_due or self._closed:
             return 0
         if self._since is None:
             self._since = now
@@ -290,23 +292,21 @@ class Recorder:
     def _book(self, batch: list[Item]) -> dict[str, Standing]:
         try:
             return self._book_events(batch)
-        except POISON:
-            log.warning("books: a batch of %d events was refused; they are tried one by one", len(batch))
-        standings: dict[str, Standing] = {}
-        for item in batch:
-            event = item[0]
-            try:
-                standings.update(self._book_events([item]))
-            except POISON as error:
+        except POISON as error:
+            if len(batch) == 1:
+                event = batch[0][0]
                 log.error("books: event %s of tenant %s is refused and parked: %s", event.id, event.tenant_id, error)
                 park(self._journal.folder, event)
                 self.rejected += 1
-        return standings
+                return {}
+            log.warning("books: a batch of %d events was refused; each half is tried by itself", len(batch))
+        half = len(batch) // 2
+        return self._book(batch[:half]) | self._book(batch[half:])
 
     def _book_events(self, batch: list[Item]) -> dict[str, Standing]:
+        events = [event for event, _segment, _mine in batch]
         mine = frozenset(event.id for event, _segment, mine in batch if mine)
-        with self._db.write() as session:
-            booked = book(session, [event for event, _segment, _mine in batch], self._now_us(), self.replica_id, mine)
+        booked = self._db.retrying(lambda session: book(session, events, self._now_us(), self.replica_id, mine))
         self.booked += booked.new
         self.conflicts += len(booked.conflicts)
         return booked.standings
@@ -353,8 +353,7 @@ class Recorder:
         try:
             if self._hung:
                 raise BooksUnavailable("the books are closed")
-            with self._db.write() as session:
-                result = work(session)
+            result = self._db.retrying(work)
         except BaseException as error:  # noqa: BLE001 - it is the asker's: the future raises it there
             if otherwise is not None:
                 hear, failure = otherwise, error

@@ -18,14 +18,14 @@ from billing.credits.draw import pots_of, share_out
 from billing.credits.purse import PurseState
 from billing.credits.store import DAY, KEY_PREFIX, PERIOD, PROJECT_PREFIX, Sum, Totals
 from billing.grants import store as grants
-from billing.grants.grant import Grant
+from billing.grants.grant import GENERAL, Grant
 from billing.leases import store as leases
 from billing.leases.quantum import CAP
 from billing.leases.store import Lease
 from billing.ledger import store as ledger
 from billing.ledger.postings import Posting, usage_entries
 from billing.usage import store
-from billing.usage.event import UsageEvent, excess_ncr, overage_ncr, taken
+from billing.usage.event import UsageEvent, excess_ncr, overage_ncr
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def book(session: Session, events: Iterable[UsageEvent], now_us: int, replica_id
     A database error of an event (a tenant that does not exist, a count past 64 bits) is raised and spoils the transaction.
     """
     by_id: dict[str, UsageEvent] = {}
-    conflicts: list[str] = []
+    conflicts: list[UsageEvent] = []
     by_tenant: dict[str, list[UsageEvent]] = defaultdict(list)
     for event in events:
         by_tenant[event.tenant_id]  # also a tenant whose events are all known gets its standing told
@@ -78,16 +78,20 @@ def book(session: Session, events: Iterable[UsageEvent], now_us: int, replica_id
     accounts.put(session, [_totals(locked[tenant_id], burnt[tenant_id][1]) for tenant_id in sorted(by_tenant)])
     accounts.add_sums(session, _sums(by_id.values()))
     store.insert_events(session, list(by_id.values()), covered)
+    store.keep_conflicts(session, conflicts, now_us)
     standings = {tenant_id: _standing(*burnt[tenant_id], held.get(tenant_id, []), replica_id, now_us) for tenant_id in by_tenant}
-    return Booked(standings=standings, new=len(by_id), conflicts=conflicts)
+    return Booked(standings=standings, new=len(by_id), conflicts=[event.id for event in conflicts])
 
 
 def _lower(session: Session, events: Iterable[UsageEvent], tenant_ids: Sequence[str], replica_id: str) -> dict[str, list[Lease]]:
     """Take what new events took off this process's leases; return every lease of the tenants as it is then."""
     took: Counter[tuple[str, str]] = Counter()
     for event in events:
-        for purse, ncr in taken(event).items():
-            took[event.tenant_id, purse] += ncr
+        if event.purses is None:
+            took[event.tenant_id, GENERAL] += event.cover_ncr
+        else:
+            for purse, ncr in event.purses.items():
+                took[event.tenant_id, purse] += ncr
     held = leases.leases_of(session, tenant_ids)
     lowered: dict[tuple[str, str], int] = {}
     after: dict[str, list[Lease]] = {}
@@ -139,17 +143,26 @@ def _totals(before: Totals, one: Burn) -> Totals:
 
 def _sums(events: Iterable[UsageEvent]) -> list[Sum]:
     """Add events up by tenant and span, each sum once; what does not say its day or period (made before they did) is in none of those."""
-    found: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0] * 5)
-    for event in events:
-        figures = (1, event.charge_ncr, event.cover_ncr, excess_ncr(event), overage_ncr(event))
-        spans = [] if event.day_us is None else [(DAY, event.day_us)]
-        if event.period_us is not None:
-            spans += [(PERIOD, event.period_us), (KEY_PREFIX + event.key_id, event.period_us)]
-            spans += [] if event.project is None else [(PROJECT_PREFIX + event.project, event.period_us)]
+    alike: dict[tuple[str, int | None, int | None, str, str | None], list[int]] = {}
+    for event in events:  # first those that go into the same sums: of many events in a batch there are few kinds
+        kind = (event.tenant_id, event.day_us, event.period_us, event.key_id, event.project)
+        total = alike.get(kind)
+        if total is None:
+            total = alike[kind] = [0] * 5
+        total[0] += 1
+        total[1] += event.charge_ncr
+        total[2] += event.cover_ncr
+        total[3] += excess_ncr(event)
+        total[4] += overage_ncr(event)
+    found: dict[tuple[str, str, int], list[int]] = {}
+    for (tenant_id, day_us, period_us, key_id, project), figures in alike.items():
+        spans = [] if day_us is None else [(DAY, day_us)]
+        if period_us is not None:
+            spans += [(PERIOD, period_us), (KEY_PREFIX + key_id, period_us)]
+            spans += [] if project is None else [(PROJECT_PREFIX + project, period_us)]
         for span, start_us in spans:
-            total = found[event.tenant_id, span, start_us]
-            for index, figure in enumerate(figures):
-                total[index] += figure
+            before = found.get((tenant_id, span, start_us))
+            found[tenant_id, span, start_us] = figures if before is None else [one + more for one, more in zip(before, figures, strict=True)]
     return [
         Sum(tenant_id=tenant_id, span=span, start_us=start_us, events=one[0], charge_ncr=one[1], cover_ncr=one[2], excess_ncr=one[3], overage_ncr=one[4])
         for (tenant_id, span, start_us), one in sorted(found.items())
@@ -164,8 +177,8 @@ def _standing(eligible: Sequence[Grant], one: Burn, held: Iterable[Lease], repli
     return Standing(states=tuple(pot.state() for pot in pots.values()), ceilings=ceilings, debt_ncr=one.debt_ncr, covered_ncr=sum(one.covered))
 
 
-def _compare(first: UsageEvent, again: UsageEvent, conflicts: list[str]) -> None:
+def _compare(first: UsageEvent, again: UsageEvent, conflicts: list[UsageEvent]) -> None:
     # A request that was taken for lost is told again as `recovered`; what was really settled stands.
     if again != first and again.source != "recovered":
-        conflicts.append(again.id)
+        conflicts.append(again)
         log.error("books: event %s came again with other content and is ignored: booked %s, came %s", again.id, first, again)

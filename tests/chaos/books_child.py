@@ -53,6 +53,10 @@ class MortalDatabase:
             self.killer.pass_by("before_commit")
         self.killer.pass_by("after_commit")
 
+    def retrying(self, work: Any) -> Any:
+        with self.write() as session:
+            return work(session)
+
 
 class MortalJournal(Journal):
     killer: Killer

@@ -40,6 +40,10 @@ class FlakyDatabase:
             self.lose_answers -= 1
             raise BooksUnavailable("the answer was lost")
 
+    def retrying(self, work):
+        with self.write() as session:
+            return work(session)
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         with self.db.read() as session:
