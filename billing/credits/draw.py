@@ -16,7 +16,7 @@ from billing.credits.purse import PurseState
 from billing.credits.store import DAY
 from billing.errors import BooksUnavailable, NotFound
 from billing.grants import store as grants
-from billing.grants.allowance import current_period, ensure_allowance
+from billing.grants.allowance import awaits_use, current_period, due_grants, ensure_allowance
 from billing.grants.grant import GENERAL, Grant, burn_key, purse_of, serves
 from billing.grants.periods import day_span
 from billing.leases import store as leases
@@ -93,12 +93,16 @@ def draw(session: Session, member: Member, tenant_id: str, wants: Sequence[Want]
     if tenant is None:
         raise NotFound("tenant", tenant_id)
     debt_ncr = store.lock(session, [tenant_id])[tenant_id].debt_ncr
-    ensure_allowance(session, tenant_id, now_us)
+    asked = any(want.model for want in wants)  # else a client looks at its balance, or an admin changed something: that begins nobody's months
+    ensure_allowance(session, tenant_id, now_us, activate=asked)
     period = current_period(session, tenant_id, now_us)
     period_us = None if period is None else period[1].start_us
     current = grants.current_grants(session, tenant_id, now_us)
     pots = pots_of(current, debt_ncr, now_us) | _ceilings(session, tenant_id, period_us)
     valid_until_us = _valid_until_us(session, tenant_id, current, None if period is None else period[1].end_us, now_us)
+    if period is None and not asked and awaits_use(session, tenant_id, now_us):
+        pots |= pots_of([*current, *due_grants(session, tenant_id, now_us)], debt_ncr, now_us)  # shown, and not given out
+        wants, valid_until_us = (), now_us  # so the first request draws again
     held = leases.leases_of(session, [tenant_id]).get(tenant_id, [])
     share_out(pots, held, member.replica_id, now_us)
     before = {lease.purse: lease for lease in held if lease.replica_id == member.replica_id}

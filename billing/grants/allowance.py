@@ -67,6 +67,12 @@ def due_grants(session: Session, tenant_id: str, now_us: int) -> list[Grant]:
     return due.grants if due.rollover is None else [due.rollover, *due.grants]
 
 
+def awaits_use(session: Session, tenant_id: str, now_us: int) -> bool:
+    """Tell whether the tenant's months have not begun: its plan lets them begin with its first request. Reads only."""
+    subscription = plans.subscription_at(session, tenant_id, now_us)
+    return subscription is not None and subscription.anchor_us is None
+
+
 def current_period(session: Session, tenant_id: str, now_us: int) -> tuple[Subscription, Period] | None:
     """Return the tenant's subscription at `now_us` with the period it is in; None without one, and for one that waits for its first request. Reads only."""
     subscription = plans.subscription_at(session, tenant_id, now_us)

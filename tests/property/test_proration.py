@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from billing.credits import store as accounts
 from billing.db import Database
+from billing.errors import Conflict
 from billing.grants import store as grants
 from billing.grants.allowance import ensure_allowance
 from billing.grants.periods import Period, period_at, prorate
@@ -62,7 +63,7 @@ class Tenant:
             if plan is not None and current.plan != plan and at_us > changed:
                 try:
                     subscriptions.change_plan(self.db, name, plan, at_us, when=when)
-                except subscriptions.Conflict:
+                except Conflict:
                     assert when != "now", "it is to move there already"
                 changed = at_us
             with self.db.write() as session:
