@@ -26,6 +26,7 @@ from billing.usage.recorder import Recorder
 from gateway.auth.keyring import Keyring
 from gateway.beat import Beat
 from gateway.changes import ChangeFeed
+from gateway.chores import Chores
 from gateway.clock import Clock
 from gateway.config import Settings, pepper
 from gateway.lanes.gate import Gate
