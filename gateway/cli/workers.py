@@ -27,6 +27,8 @@ from gateway.cli.failure import Failure
 from gateway.config import Settings
 from gateway.telemetry import names
 
+COMMAND = (sys.executable, "-P", "-m", "gateway.cli.worker")
+PATH_BYTES_MAX = 100  # of a socket's name in the file system, which the kernel bounds
 AWAY = 75  # a worker's exit status for a database that is away: no fault of its own
 START_S_MAX = 120.0
 HANG_S = 60.0  # a worker whose loop has not turned for this long is ended
@@ -112,9 +114,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         try:
             given = (self._listener.fileno(), hears.fileno(), says)
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "gateway.cli.worker", *map(str, given), stdin=asyncio.subprocess.DEVNULL, pass_fds=given
-            )
+            self._process = await asyncio.create_subprocess_exec(*COMMAND, *map(str, given), stdin=asyncio.subprocess.DEVNULL, pass_fds=given)
         finally:
             hears.close()
             os.close(says)
@@ -125,6 +125,8 @@ class Worker:
                 tells.send(self.brief)
             self._down = tells
             self._changed(self)
+            if self._stopping.is_set():  # all were asked to end while this one was being started
+                self.signal(signal.SIGTERM)
             return await self._end(self._process)
         finally:
             loop.remove_reader(listens)
@@ -153,15 +155,25 @@ class Worker:
                 return await process.wait()
 
 
+def fields_of(settings: Settings, index: int) -> dict[str, Any]:
+    """Return the settings of one worker: all of them, with its share of every backend's slots, so that the workers' sum is what was configured.
+
+    Each has one at least, or its requests would wait for ever.
+    """
+    count = settings.server.workers
+    shares = {name: max(1, backend.slots // count + (index < backend.slots % count)) for name, backend in settings.backends.items()}
+    backends = {name: backend.model_copy(update={"slots": shares[name]}) for name, backend in settings.backends.items()}
+    return {name: getattr(settings, name) for name in Settings.model_fields} | {"backends": backends}
+
+
 class Workers:
     """All workers of one gateway, from the first start to the last end. `children` tells how often each server of ours was started again."""
 
     def __init__(self, settings: Settings, listener: socket.socket, folder: Path, children: Callable[[], Mapping[str, int]]) -> None:
         count = settings.server.workers
-        fields = {name: getattr(settings, name) for name in Settings.model_fields}
         self.stopping = asyncio.Event()
         self._tally = Tally(tally_of(folder), count, create=True)
-        self.all = [Worker(Brief(index, count, folder, fields), listener, self.stopping, self._begun) for index in range(count)]
+        self.all = [Worker(Brief(index, count, folder, fields_of(settings, index)), listener, self.stopping, self._begun) for index in range(count)]
         self._children = children
         self._grace_s = settings.server.shutdown_grace_s
         self._told: Figures = {}
@@ -179,13 +191,12 @@ class Workers:
         keepers = [asyncio.create_task(worker.keep(), name=f"worker {worker.brief.index}") for worker in self.all]
         beside = [asyncio.create_task(self._announce(announce)), asyncio.create_task(self._follow_children())]
         stop = asyncio.create_task(self.stopping.wait())
+        waiting: set[asyncio.Task[Any]] = {*keepers, *beside, stop}
         try:
-            done, _ = await asyncio.wait([*keepers, *beside, stop], return_when=asyncio.FIRST_COMPLETED)
-            while beside[0] in done and not stop.done() and beside[0].exception() is None:
-                done, _ = await asyncio.wait([*keepers, beside[1], stop], return_when=asyncio.FIRST_COMPLETED)
-                break
-            for task in done:
-                task.result()  # raises what one of them failed of
+            while not stop.done():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # raises what one of them failed of
         finally:
             for task in (*beside, stop):
                 task.cancel()
@@ -257,6 +268,8 @@ def run_directory() -> Generator[Path]:
     except OSError as error:
         raise Failure(f"no run directory can be made for the workers: {error.strerror or error}; name a folder that is writable with TMPDIR") from None
     try:
+        if len(os.fsencode(folder)) > PATH_BYTES_MAX - len("/255.sock"):
+            raise Failure(f"the path of the workers' run directory, {folder}, is too long for a socket; name a shorter folder with TMPDIR")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
