@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
+import msgspec
 from sqlalchemy import Table, case, func
 from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
 from billing.bulk import Insert, InsertNew, among, listed
-from billing.ledger.postings import ROLLOVER, Posting, balanced, issue_entries
+from billing.ledger.postings import GRANT_PREFIX, ROLLOVER, Entry, Posting, balanced, issue_entries
 from billing.ledger.table import LedgerEntryRow, LedgerTxRow
 
 _TX: Table = LedgerTxRow.metadata.tables["ledger_tx"]
@@ -29,6 +30,16 @@ class Flow(NamedTuple):
     def amount_ncr(self) -> int:
         """What it did to the balance."""
         return self.in_ncr - self.out_ncr
+
+
+class Transaction(msgspec.Struct, frozen=True, kw_only=True):
+    """One transaction as it was posted, with its entries in order."""
+
+    id: int
+    kind: str
+    at_us: int
+    idem_key: str
+    entries: tuple[Entry, ...]
 
 
 class Given(Protocol):
@@ -160,3 +171,33 @@ def usage_names(session: Session) -> Iterator[tuple[int, str]]:
     query = columns(_TX.c.id, _TX.c.idem_key).where(_TX.c.kind == "usage").execution_options(yield_per=1000)
     for row in session.execute(query):
         yield row.id, row.idem_key.rpartition(":")[2]
+
+
+def transactions(
+    session: Session, tenant_id: str, *, from_us: int | None = None, to_us: int | None = None, before: int | None = None, limit: int = 50
+) -> list[Transaction]:
+    """Return a tenant's transactions posted in [from_us, to_us), the newest first, at most `limit`; `before`: only those with a lower id."""
+    query = columns(_TX.c.id, _TX.c.kind, _TX.c.at_us, _TX.c.idem_key).where(_TX.c.tenant_id == tenant_id).order_by(_TX.c.id.desc()).limit(limit)
+    if from_us is not None:
+        query = query.where(_TX.c.at_us >= from_us)
+    if to_us is not None:
+        query = query.where(_TX.c.at_us < to_us)
+    if before is not None:
+        query = query.where(_TX.c.id < before)
+    found = session.connection().execute(query).all()
+    entries: dict[int, list[Entry]] = {row.id: [] for row in found}
+    of = columns(_ENTRY).where(_ENTRY.c.tx_id.in_(list(entries))).order_by(_ENTRY.c.tx_id, _ENTRY.c.seq)
+    for row in session.connection().execute(of):
+        entries[row.tx_id].append(Entry(row.account, row.amount_ncr))
+    return [Transaction(id=row.id, kind=row.kind, at_us=row.at_us, idem_key=row.idem_key, entries=tuple(entries[row.id])) for row in found]
+
+
+def rolled_over(session: Session, tenant_id: str) -> dict[str, int]:
+    """Return what went on in another grant, in ncr, by the grant that it came out of."""
+    query = (
+        columns(_ENTRY.c.account, func.sum(-_ENTRY.c.amount_ncr))
+        .join_from(_TX, _ENTRY, _TX.c.id == _ENTRY.c.tx_id)
+        .where(_TX.c.tenant_id == tenant_id, _TX.c.kind == ROLLOVER, _ENTRY.c.amount_ncr < 0)
+        .group_by(_ENTRY.c.account)
+    )
+    return {account.removeprefix(GRANT_PREFIX): int(ncr) for account, ncr in session.connection().execute(query)}
