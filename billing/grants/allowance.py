@@ -124,13 +124,13 @@ def _due(session: Session, subscription: Subscription, terms: PlanTerms, now_us:
     if terms.allowance_ncr and whole and all(grant.key_id is not None for grant in there):
         due.grants.append(plan_grant(subscription, period, terms.allowance_ncr, now_us))
         if terms.rollover_cap_ncr:
-            _roll_over(session, subscription, tenant.timezone, period, terms.rollover_cap_ncr, due, now_us)
+            sources = _plan_grants_before(session, subscription, tenant.timezone, period, now_us)
+            _roll_over(due, sources, terms.rollover_cap_ncr, plan_grant(subscription, period, 0, now_us))
     return due
 
 
-def _roll_over(session: Session, subscription: Subscription, timezone: str, period: Period, cap_ncr: int, due: Due, now_us: int) -> None:
-    """Add the rollover of the period before to what is due; seats and earlier rollovers end with their period."""
-    sources = _plan_grants_before(session, subscription, timezone, period, now_us)
+def _roll_over(due: Due, sources: Sequence[Grant], cap_ncr: int, fresh: Grant) -> None:
+    """Add to what is due what goes on of the period before, in a grant that lives as the `fresh` one; seats and earlier rollovers end with their period."""
     left_ncr = cap_ncr
     for grant in sources:
         taken = min(left_ncr, grant.remaining_ncr)
@@ -140,12 +140,15 @@ def _roll_over(session: Session, subscription: Subscription, timezone: str, peri
     if not due.taken:
         return
     due.sources = [grant for grant in sources if grant.id in due.taken]
-    moved = sum(due.taken.values())
+    moved_ncr = sum(due.taken.values())
     due.rollover = msgspec.structs.replace(
-        plan_grant(subscription, period, moved, now_us, note=f"left of the period before, at most {cap_ncr} ncr"),
-        id=f"rollover:{subscription.id}:{period.start_us}",
+        fresh,
+        id=fresh.id.replace("plan:", "rollover:", 1),
         kind="rollover",
         priority=PRIORITY_DEFAULT["rollover"],
+        amount_ncr=moved_ncr,
+        remaining_ncr=moved_ncr,
+        note="left of the period before",
     )
 
 
