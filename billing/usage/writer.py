@@ -57,17 +57,21 @@ def book(session: Session, events: Iterable[UsageEvent], now_us: int, replica_id
     A database error of an event (a tenant that does not exist, a count past 64 bits) is raised and spoils the transaction.
     """
     by_id: dict[str, UsageEvent] = {}
+    again: list[UsageEvent] = []
     conflicts: list[UsageEvent] = []
     by_tenant: dict[str, list[UsageEvent]] = defaultdict(list)
     for event in events:
         by_tenant[event.tenant_id]  # also a tenant whose events are all known gets its standing told
         if event.id in by_id:
-            _compare(by_id[event.id], event, conflicts)
+            again.append(event)
         else:
             by_id[event.id] = event
     locked = accounts.lock(session, by_tenant)
-    for event_id, first in store.known(session, by_id).items():
-        _compare(first, by_id.pop(event_id), conflicts)
+    booked = store.known(session, by_id)
+    for event in (*again, *(by_id[event_id] for event_id in booked)):
+        _compare(booked.get(event.id) or by_id[event.id], event, conflicts)
+    for event_id in booked:
+        del by_id[event_id]
     for event in sorted(by_id.values(), key=lambda event: event.id):
         by_tenant[event.tenant_id].append(event)
     held = _lower(session, [event for event in by_id.values() if mine is None or event.id in mine], list(by_tenant), replica_id)

@@ -122,6 +122,18 @@ def test_grants_are_given_listed_and_voided(weir: Weir) -> None:
     assert json.loads(weir("usage", "show", "acme", "--format", "json").out)[0]["credits_left"] == "1000"
 
 
+def test_usage_that_contradicts_what_is_booked_is_listed(weir: Weir, database: Database) -> None:
+    assert json.loads(weir("usage", "conflicts", "--format", "json").out) == []
+    for charge_ncr in (30, 31):
+        with database.write() as session:
+            book(session, [event(1, charge_ncr, started_us=NOW_US)], NOW_US)
+    assert "charge_ncr: booked 30, then 31; cover_ncr: booked 30, then 31" in weir("usage", "conflicts").out
+    (found,) = json.loads(weir("usage", "conflicts", "--tenant", "acme", "--format", "json").out)
+    assert (found["event"], found["tenant"]) == (event(1).id, "acme")
+    assert weir("usage", "conflicts", "--tenant", "nobody").code == 2
+    database.close()
+
+
 def test_rates_are_set_listed_and_proposed(weir: Weir) -> None:
     assert weir("rate", "set", "m", "--input", "0.5", "--output", "1.5", "--cache-read", "0.05").code == 0
     assert weir("rate", "set", "local", "--free").code == 0

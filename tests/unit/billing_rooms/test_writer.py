@@ -1,6 +1,8 @@
 """A batch of events becomes books: each once, over the right grants, and everything agrees afterwards."""
 
+import msgspec
 import pytest
+from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
@@ -8,6 +10,8 @@ from sqlmodel import Session
 from billing.credits import store as accounts
 from billing.db import Database
 from billing.grants import store as grants
+from billing.meter import Meter
+from billing.operations.events import list_conflicts
 from billing.usage import store
 from billing.usage.event import UsageEvent
 from billing.usage.verify import verify
@@ -62,6 +66,48 @@ def test_an_id_with_other_content_is_a_conflict_and_the_first_is_kept(db: Databa
     booked = book_now(db, event(1, 31), event(2, 5), event(2, 6))
     assert sorted(booked.conflicts) == [event(1).id, event(2).id]
     assert left(db, "g1") == 65
+    assert problems(db) == []
+
+
+def test_what_came_with_other_content_is_kept_once_with_what_it_contradicts(db: Database) -> None:
+    seed(db, "acme", grant("g1", 100))
+    first, other, third = event(1, 30), event(1, 31), msgspec.structs.replace(event(1, 30), meter=Meter(input=8, output=3, cache_read=0), ttft_us=5)
+    book_now(db, first)
+    book_now(db, other, now_us=START_US + 1)
+    book_now(db, other, third, first, now_us=START_US + 2)
+    book_now(db, msgspec.structs.replace(first, charge_ncr=1, cover_ncr=1, source="recovered"), now_us=START_US + 3)
+    found = list_conflicts(db)
+    assert [(one.id, one.tenant_id, one.seen_us) for one in found] == [(first.id, "acme", START_US + 2), (first.id, "acme", START_US + 1)]
+    assert found[0].differences == (("ttft_us", None, 5), ("input", 7, 8))
+    assert found[1].differences == (("charge_ncr", 30, 31), ("cover_ncr", 30, 31))
+    assert [one.seen_us for one in list_conflicts(db, "acme", limit=1)] == [START_US + 2]
+    assert problems(db) == []
+
+
+def test_a_conflict_is_kept_with_the_batch_that_saw_it_or_not_at_all(db: Database) -> None:
+    seed(db, "acme", grant("g1", 100))
+    book_now(db, event(1, 30))
+    with pytest.raises(IntegrityError):
+        book_now(db, event(1, 31), event(2, 1, tenant="nobody"))
+    assert list_conflicts(db) == []
+
+
+def test_a_flush_takes_as_many_statements_for_fifty_tenants_as_for_two(db: Database) -> None:
+    def sent_for(first: int, people: int) -> int:
+        sent: list[str] = []
+
+        def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+            sent.append(statement)
+
+        sqlalchemy_event.listen(db.engine, "before_cursor_execute", note)
+        book_now(db, *(event(first + number, 3, tenant=f"t{number % people}") for number in range(200)))
+        sqlalchemy_event.remove(db.engine, "before_cursor_execute", note)
+        return len(sent)
+
+    for number in range(50):
+        seed(db, f"t{number}", grant(f"g{number}", 1000, tenant_id=f"t{number}"))
+    sent_for(1000, 50)  # opens their accounts
+    assert sent_for(2000, 50) == sent_for(3000, 2)
     assert problems(db) == []
 
 
