@@ -123,6 +123,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
             vitals.beside("the beat", services.beat.follow()),
             vitals.beside("the change feed", changes.follow()),
             vitals.beside("the ledger's audit", vitals.audit(reads.audits)),
+            vitals.beside("the chores", Chores(services.database, clock).follow()),
         ]
         beside += [vitals.beside(f"the watch over backend {name}", pool.watch()) for name, pool in services.pools.items()]
         await services.limiter.start(vitals.beside)
