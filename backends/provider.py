@@ -71,6 +71,7 @@ class Provider(Protocol):
 
     transport: Transport | None  # a provider that needs no socket brings its own; None: the process's
     counts_every_choice: bool  # False: with n > 1 its output count is of one choice only, so the output has to be estimated
+    sells_tiers: bool  # a service tier that the client asks for is passed on, so that it may be served and has to be paid
     own_servers: bool  # servers that the operator runs: probed often, and asked at start what they are
 
     def exchange(self, call: Call, target: Target) -> Exchange:

@@ -42,6 +42,7 @@ class OpenAIDialect:
         self.transport: Transport | None = None
         self.vendor = vendor
         self._withheld = self.withheld | vendor.withholds
+        self.sells_tiers: bool = not self.own_servers and "service_tier" not in vendor.withholds and self._takes("service_tier")
 
     def exchange(self, call: Call, target: Target) -> Exchange:
         """Write the request: the client's members in their order, but for the model, forced stream options, and what the vendor does not take."""
@@ -84,7 +85,7 @@ class OpenAIDialect:
         renames, withheld = self.vendor.renames, self._withheld
         value: msgspec.Raw | bytes
         for name, value in call.members.items():
-            if name in withheld and not (name == "service_tier" and call.service_tier is not None and not self.own_servers):
+            if name in withheld and not (name == "service_tier" and call.service_tier is not None and self.sells_tiers):
                 continue
             if name == "tools" and not self.own_servers:
                 value = clients_tools(value)

@@ -124,7 +124,7 @@ class Settler:
             day_us=self.reserved.day_us,
             period_us=self.reserved.period_us,
             held=self.reserved.hold.named(),
-            service_tier=call.service_tier,
+            service_tier=self._bought(),
         )
         self.services.recorder.dispatched(record)
         self.dispatched = True
@@ -147,7 +147,7 @@ class Settler:
             meter = Meter()
             services.metrics.settle_failed()
         lane = self.reserved.lane
-        tier = tier_charged(admitted.received.call.service_tier, None if usage is None else usage.service_tier)
+        tier = tier_charged(self._bought(), None if usage is None else usage.service_tier)
         charge_ncr = charge(meter, admitted.priced.rate, services.metrics.settle_failed, lane=lane.value, service_tier=tier)
         now_us = services.clock.now_us()
         cover = admitted.account.settle(self.reserved.hold, charge_ncr, full_cover=self.reserved.covered, now_us=now_us)
@@ -183,6 +183,11 @@ class Settler:
         else:
             self.ended = True
             self.reserved.admitted.account.release(self.reserved.hold)
+
+    def _bought(self) -> str | None:
+        """Return the service tier that was asked for upstream; None for a backend that has none, whatever the client asked for."""
+        assert self.attempt is not None  # only what was dispatched has bought anything
+        return self.reserved.admitted.received.call.service_tier if self.attempt.pool.provider.sells_tiers else None
 
     def _event(self, relayed: Relayed, meter: Meter, charge_ncr: int, cover: Cover, *, now_us: int, tier: str | None) -> UsageEvent:
         admitted = self.reserved.admitted

@@ -66,6 +66,18 @@ async def test_the_tier_served_is_charged_where_it_was_asked_for_and_is_priced(
     assert found.prices["input"] == (2000 if tier else 1000)
 
 
+@pytest.mark.parametrize("vendor", [{"provider": "vllm"}, {"vendor": "mistral"}], ids=["a server of our own", "a vendor that refuses the member"])
+async def test_a_tier_that_was_not_bought_is_not_charged(tmp_path: Path, scripted_upstream: ScriptedUpstream, vendor: dict[str, Any]) -> None:
+    backend = {**vendor, "urls": [scripted_upstream.base_url], "probe_every_s": 3600, "priority_scheduling": False}
+    async with open_house(tmp_path, {"m": backend}) as house:
+        await open_priced(house)
+        scripted_upstream.play(answered(10, None))
+        await house.chat(service_tier="priority")
+        [booked] = await house.events(1)
+        assert (booked.charge_ncr, booked.service_tier) == (10 * 1000 + 5 * 2000, None)
+        assert all("service_tier" not in seen.json() for seen in scripted_upstream.requests if seen.path.endswith("/chat/completions"))
+
+
 async def test_the_tier_in_a_streams_last_event_counts(house: House, scripted_upstream: ScriptedUpstream) -> None:
     last = event({"object": "chat.completion.chunk", "choices": [], "usage": usage(10, 5), "service_tier": "default"})
     scripted_upstream.play(STREAM_HEAD, event(delta("a")), last, STREAM_END)
