@@ -109,7 +109,23 @@ class Remains:
 
 
 def claim(folder: Path, mine: Callable[[Path], bool] = lambda _path: False) -> Remains:
-    """Take over every segment in a folder whose process is gone, oldest first. `mine` tells segments of this process, which are left alone."""
+    """Take over every segment in a folder whose process is gone, oldest first. `mine` tells segments of this process, which are left alone.
+
+    Several processes may start at once: they take turns, so that one gets all that a dead one left. A request that began in one segment and
+    ended in another would else be recovered by one process while another books its end.
+    """
+    try:
+        turn = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Remains([])
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        return Remains(_take(folder, mine))
+    finally:
+        os.close(turn)
+
+
+def _take(folder: Path, mine: Callable[[Path], bool]) -> list[tuple[Path, int]]:
     held: list[tuple[Path, int]] = []
     for path in sorted(folder.glob("[0-9]*-*.wal"), key=lambda path: (start_us_of(path), path.name)):
         if mine(path):
@@ -123,8 +139,11 @@ def claim(folder: Path, mine: Callable[[Path], bool] = lambda _path: False) -> R
         except BlockingIOError:
             os.close(fd)
             continue
+        if not os.fstat(fd).st_nlink:  # another booked and deleted it between the two calls
+            os.close(fd)
+            continue
         held.append((path, fd))
-    return Remains(held)
+    return held
 
 
 def recover(dispatched: Dispatched, progress: Progress | None, card: Rate | None) -> UsageEvent:
