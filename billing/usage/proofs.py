@@ -95,7 +95,7 @@ def grants_add_up(proof: Proof, facts: Facts) -> None:
             parts[kind] = parts.get(kind, 0) + flow.out_ncr
     for grant in facts.grants:
         proof.checked["grants"] += 1
-        parts = posted.pop(grant.id, None) or {"issued": grant.amount_ncr}  # a grant is posted when it is first drawn from, or ends
+        parts = posted.pop(grant.id, {"issued": grant.amount_ncr})  # a grant is posted when it is first drawn from, or ends
         out = sum(ncr for kind, ncr in parts.items() if kind != "issued")
         said = (parts["issued"], parts["issued"] - out, parts.get(EXPIRE, 0), parts.get(VOID, 0))
         if said != (grant.amount_ncr, grant.remaining_ncr, grant.expired_ncr, grant.voided_ncr):

@@ -45,6 +45,7 @@ def acme(weir: Weir, tmp_path: Path) -> Weir:
         ("usage", "event", "none"),
         ("invoice", "export", "--month", "2026-11"),
         ("ledger", "verify"),
+        ("ledger", "show", "--tenant", "acme"),
     ],
 )
 def test_in_the_wrong_directory_nothing_is_made(weir: Weir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:

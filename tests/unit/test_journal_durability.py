@@ -142,7 +142,7 @@ async def test_a_slow_disk_holds_up_neither_the_loop_nor_the_next_records(tmp_pa
 
 
 async def test_a_record_counts_only_once_its_file_has_its_name(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    named = []
+    named: list[Path] = []
     monkeypatch.setattr("billing.usage.segment.sync_folder", named.append)
     async with on_disk(tmp_path, segment_bytes=1_000) as journal:
         for number in range(12):
