@@ -104,6 +104,10 @@ class Beat:
         self._lost = True
         self._woken.set()
 
+    def hurry(self) -> None:
+        """Beat now: the books can be reached, and this process's leases have ended."""
+        self._woken.set()
+
     async def join(self) -> None:
         """Enter the books under a new name. Raises `BooksUnavailable`."""
         sent_s = self._clock.monotonic_s()

@@ -260,6 +260,9 @@ def _watch(services: Services, journal: Journal) -> None:
     metrics.usage_conflicts.watch(lambda: recorder.conflicts)
     metrics.usage_backlog.watch(lambda: recorder.backlog)
     metrics.usage_oldest.watch(services.vitals.oldest_s)
+    metrics.processes.watch(lambda: services.beat.processes)
+    metrics.displaced.watch(lambda: services.beat.displacements)
+    metrics.leases_alive.watch(lambda: int(services.beat.alive))
     metrics.ready.watch(lambda: int(not services.vitals.missing()))
     metrics.ledger_imbalance_ncr.watch(lambda: {} if services.vitals.imbalance_ncr is None else services.vitals.imbalance_ncr)
     if (shared := services.limiter.shared) is not None:

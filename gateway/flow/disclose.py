@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from billing.money import format_credits
+from gateway.flow.reserve import FALLBACK
 from gateway.flow.settle import Settler
 from gateway.flow.states import Headers, Settled
 from gateway.lanes import limits
@@ -48,6 +49,8 @@ def _common(services: "Services", settler: Settler) -> Headers:
         (b"openai-processing-ms", b"%d" % elapsed_ms),
         (b"server-timing", b"queue;dur=%d, total;dur=%d" % (queue_ms, elapsed_ms)),
     ]
+    if reserved.reason == FALLBACK:
+        headers.append((names.MODEL, received.call.model.encode()))
     if settler.attempt is not None:
         headers.append((names.BACKEND, settler.attempt.backend.encode()))
     reset_s = None if account.reset_us is None else max(0, account.reset_us - now_us) // 1_000_000

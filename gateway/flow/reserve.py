@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.services import Services
 
 DRAW_S_MAX = 5.0  # how long a request waits for the books at most
+FALLBACK = "fallback_model"  # the reason of a lane when another model serves
 DRAWS_MAX = 3  # others may have taken what was drawn for this one
 
 log = logging.getLogger("weir.reserve")
@@ -59,11 +60,11 @@ async def reserve(services: "Services", admitted: Admitted) -> Reserved:
         else:
             if hold is None:
                 lane, reason = _past_credits(admitted, claims, hold_ncr)
+                if admitted.terms.on_exhausted == "fallback":
+                    admitted, reason = _fallback(services, admitted, reason)
         if hold is None:
-            if admitted.terms.on_exhausted == "fallback":
-                admitted, reason = _fallback(services, admitted, reason)
-            hold = account.open(claims)  # nothing is held, and yet the account is in use
-            covered = False
+            claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)  # the model may be another now
+            hold, covered = account.open(claims), False  # nothing is held, and yet the account is in use
     at_us = admitted.received.at_us
     return Reserved(
         admitted=admitted,
@@ -104,6 +105,7 @@ async def _drawn(services: "Services", admitted: Admitted, claims: Claims, hold_
         except (BillingError, TimeoutError) as error:
             raise BooksAway(str(error) or f"no answer within {DRAW_S_MAX:g} s") from error
         if not services.beat.alive:
+            services.beat.hurry()
             raise BooksAway("this process's leases have ended")
         claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
         hold = account.hold(claims, hold_ncr)
@@ -145,7 +147,7 @@ def _fallback(services: "Services", admitted: Admitted, reason: str) -> tuple[Ad
         log.error("plan %s falls back to model %s, which is not configured or has no rate", admitted.terms.plan, model)
         return admitted, reason
     call = replace(received.call, model=model, service_tier=priced.sold(received.wish.service_tier))
-    return replace(admitted, priced=priced, received=replace(received, call=call)), "fallback_model"
+    return replace(admitted, priced=priced, received=replace(received, call=call)), FALLBACK
 
 
 def _exhausted(why: str, admitted: Admitted, claims: Claims, hold_ncr: int) -> CreditsExhausted:

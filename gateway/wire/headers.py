@@ -19,6 +19,7 @@ CREDITS_REMAINING = b"x-weir-credits-remaining"
 CREDITS_RESET = b"x-weir-credits-reset"
 QUEUE_MS = b"x-weir-queue-ms"
 BACKEND = b"x-weir-backend"
+MODEL = b"x-weir-model"  # only where another model serves than was asked for
 ATTEMPTS = b"x-weir-attempts"
 COST = b"x-weir-cost"
 
