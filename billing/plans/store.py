@@ -9,6 +9,16 @@ from billing.plans.terms import PlanTerms, PlanVersion, Subscription
 
 _SUBSCRIPTION: Table = SubscriptionRow.metadata.tables["subscription"]
 _ACTIVATE = update(_SUBSCRIPTION).where(_SUBSCRIPTION.c.id == bindparam("subscription"), _SUBSCRIPTION.c.anchor_us.is_(None)).values(anchor_us=bindparam("now"))
+_SUBSCRIBED = (  # built once: every draw runs it
+    columns(SubscriptionRow, PlanVersionRow)
+    .join(PlanVersionRow, (col(PlanVersionRow.plan_id) == SubscriptionRow.plan_id) & (col(PlanVersionRow.version) == SubscriptionRow.version))
+    .where(
+        col(SubscriptionRow.tenant_id) == bindparam("tenant"),
+        col(SubscriptionRow.started_us) <= bindparam("at"),
+        col(SubscriptionRow.ended_us).is_(None) | (col(SubscriptionRow.ended_us) > bindparam("at")),
+    )
+    .execution_options(populate_existing=True)
+)
 _ANCHOR = columns(_SUBSCRIPTION.c.anchor_us).where(_SUBSCRIPTION.c.id == bindparam("subscription"))
 
 
@@ -86,13 +96,7 @@ def activate(session: Session, subscription_id: str, now_us: int) -> int:
 
 def subscribed(session: Session, tenant_id: str, at_us: int) -> tuple[Subscription, PlanVersion] | None:
     """Return the subscription a tenant has at an instant with its plan's version, or None. One query."""
-    query = (
-        select(SubscriptionRow, PlanVersionRow)
-        .join(PlanVersionRow, (col(PlanVersionRow.plan_id) == SubscriptionRow.plan_id) & (col(PlanVersionRow.version) == SubscriptionRow.version))
-        .where(SubscriptionRow.tenant_id == tenant_id, SubscriptionRow.started_us <= at_us, _not_ended(at_us))
-        .execution_options(populate_existing=True)
-    )
-    found = session.exec(query).first()
+    found = session.execute(_SUBSCRIBED, {"tenant": tenant_id, "at": at_us}).first()
     return None if found is None else (_subscription(found[0]), _version(found[1]))
 
 

@@ -26,6 +26,7 @@ NOW = 1_790_000_000_000_000
 DAY = 86_400_000_000
 CREDIT = 10**9
 HASHER = KeyHasher(b"pepper for the tests")
+KINDS = (("plan", True), ("plan", False), ("rollover", True))
 MONTH = period_at(NOW, "UTC", NOW)
 SECOND = period_at(NOW, "UTC", MONTH.end_us)
 
@@ -170,6 +171,27 @@ def test_a_change_at_the_very_start_of_a_period_gives_the_larger_allowance_once(
     subscriptions.change_plan(acme, "acme", "free", SECOND.end_us, when="now")
     look(acme, SECOND.end_us)
     assert given(acme, SECOND.end_us) == 4000 * CREDIT
+
+
+def test_changes_of_plan_and_first_looks_at_once_give_each_period_once(acme: Database) -> None:
+    write(acme, "team", 1000, seat_allowance_ncr=50 * CREDIT, rollover_cap_ncr=300 * CREDIT)
+    key(acme)
+    subscriptions.change_plan(acme, "acme", "team", NOW)
+    plans.set_plan(acme, PlanTerms(plan="team", allowance_ncr=1500 * CREDIT, seat_allowance_ncr=80 * CREDIT, rollover_cap_ncr=300 * CREDIT), NOW)
+
+    def act(number: int) -> None:
+        if number == 3:
+            subscriptions.change_plan(acme, "acme", "team", MONTH.end_us)
+        else:
+            look(acme, MONTH.end_us + number)
+
+    with ThreadPoolExecutor(6) as processes:
+        list(processes.map(act, range(6)))
+    given = [grant for grant in list_grants(acme, "acme") if grant.expires_us == SECOND.end_us]
+    amounts = {kind: sum(grant.amount_ncr for grant in given if (grant.kind, grant.key_id is None) == kind) // CREDIT for kind in KINDS}
+    assert amounts in [{KINDS[0]: 1500, KINDS[1]: 80, KINDS[2]: 300}, {KINDS[0]: 1499, KINDS[1]: 79, KINDS[2]: 300}]
+    with acme.read() as session:
+        assert verify(session) == []
 
 
 def test_a_change_that_is_previewed_changes_nothing_and_says_the_same(acme: Database) -> None:
