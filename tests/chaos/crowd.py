@@ -76,6 +76,7 @@ class Crowd:
 
     answers: list[Answer] = field(default_factory=list)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    only: list[int] | None = None  # ask at these ports now
 
     @property
     def seen(self) -> dict[str, Answer]:
@@ -95,7 +96,7 @@ class Crowd:
 
     async def client(self, ports: list[int], key: str, words: str, chance: random.Random, **members: Any) -> None:
         while not self.stopping.is_set():
-            answer = await ask(chance.choice(ports), key, words, stream=chance.random() < 0.5, **members)
+            answer = await ask(chance.choice(self.only or ports), key, words, stream=chance.random() < 0.5, **members)
             self.answers.append(answer)
             if answer.status != 200:
                 await asyncio.sleep(0.02)  # the gateway is gone, or refuses: do not storm it

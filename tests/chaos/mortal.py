@@ -1,8 +1,10 @@
 """The gateway with an end built in: `python -m tests.chaos.mortal serve ...` is `weir serve ...` that dies at a named point.
 
     MORTAL_POINT="after_settle_record:3"    kill -9 when that point is passed for the third time
+    MORTAL_POINT="frozen_flush_commit:2"    it stops there (SIGSTOP), with its locks, until somebody sends SIGCONT
     MORTAL_POINT="lost_flush_commit:2"      the commit happens, and its answer is lost, the second time
     MORTAL_CLOCK=file                       the wall clock is off by the microseconds in that file (8 bytes, see `Offset`)
+    MORTAL_TWIN=1                           it believes to be the process that is in the books already, as a copied machine does
     MORTAL_SEGMENT_BYTES=4000               the journal rotates this early
 
 All of it is patched in from here; the product has no fault points. The monotonic clock is left alone: it is what a host never steps.
@@ -18,11 +20,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from backends.pool import Pool
+from billing.credits import accounts as accounts_module
+from billing.leases import store as leases
+from billing.leases.store import Replica
 from billing.usage import journal as journal_module
 from billing.usage import recorder as recorder_module
 from billing.usage.journal import Journal
@@ -87,22 +93,28 @@ class Fate:
 
 
 def mark_transactions(fate: Fate) -> None:
-    """Put points around the commits of flushes and of leases, told apart by what was called in their session."""
+    """Put points around the commits of flushes, leases, beats and burials, told apart by what was called in their session."""
 
     def name_by(owner: Any, name: str, kind: str) -> None:
         inner: Callable[..., Any] = getattr(owner, name)
 
-        def named(session: Session, *args: Any, **kwargs: Any) -> Any:
-            session.info["mortal"] = kind
-            return inner(session, *args, **kwargs)
+        def named(*args: Any, **kwargs: Any) -> Any:
+            next(one for one in args if isinstance(one, Session)).info["mortal"] = kind
+            return inner(*args, **kwargs)
 
         setattr(owner, name, named)
 
     name_by(recorder_module, "book", "flush")
+    name_by(accounts_module, "draw", "lease")
+    name_by(leases, "register", "join")
+    name_by(leases, "beat", "beat")
 
     def before(session: Session) -> None:
         if kind := session.info.get("mortal"):
             fate.pass_by(f"before_{kind}_commit")
+            if fate.due(f"frozen_{kind}_commit"):
+                os.write(2, f"mortal: frozen_{kind}_commit\n".encode())
+                os.kill(os.getpid(), signal.SIGSTOP)
 
     def after(session: Session) -> None:
         if kind := session.info.get("mortal"):
@@ -128,18 +140,37 @@ def mark_upstream(fate: Fate) -> None:
 
 
 def mark_journal(fate: Fate) -> None:
-    for name in ("dispatched", "settled", "progress", "sweep", "_create"):
-        point = {"dispatched": "dispatch_record", "settled": "settle_record", "progress": "progress_record", "_create": "new_segment"}.get(name, name)
+    points = {"dispatched": "dispatch_record", "settled": "settle_record", "progress": "progress_record", "sweep": "sweep", "_push": "push"}
+    for name, point in points.items():
         fate.frame(Journal, name, point)
-    append: Callable[[int, bytes], int] = vars(journal_module)["append"]
+    inside = vars(journal_module)
+    append, create = inside["append"], inside["create"]
 
-    def torn(fd: int, data: bytes) -> int:
+    def torn(fd: int, data: bytes) -> Any:
         if b"\xa1t\xa1s" in data[:32] and fate.due("torn_settle_record"):
             append(fd, data[: len(data) // 2])
             fate.die()
         return append(fd, data)
 
-    vars(journal_module)["append"] = torn
+    def created(*args: Any) -> Any:
+        segment = create(*args)
+        fate.pass_by("after_new_segment")
+        return segment
+
+    inside.update(append=torn, create=created)
+
+
+def be_a_twin() -> None:
+    """Enter the books once as whoever is there already: its name, its beat, and so its leases."""
+    register = leases.register
+
+    def found(session: Session, mine: Replica) -> None:
+        leases.register = register
+        (first, *_) = leases.replicas(session)
+        for field in ("id", "beat"):
+            msgspec.structs.force_setattr(mine, field, getattr(first, field))
+
+    leases.register = found
 
 
 def patch(env: dict[str, str]) -> None:
@@ -150,6 +181,8 @@ def patch(env: dict[str, str]) -> None:
         mark_upstream(fate)
         mark_transactions(fate)
         fate.frame(recorder_module.Recorder, "stop", "close")
+    if env.get("MORTAL_TWIN"):
+        be_a_twin()
     if size := env.get("MORTAL_SEGMENT_BYTES"):
         defaults = Journal.__init__.__kwdefaults__
         assert defaults is not None

@@ -10,7 +10,7 @@ from tests.chaos.mortal import Offset
 from tests.chaos.scene import open_scene
 from tests.real.witness import Witness
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
 
 CLIENTS = 8
 MINUTE_US = 60_000_000

@@ -14,7 +14,7 @@ from tests.chaos.scene import open_scene
 from tests.real.own_postgres import OwnPostgres
 from tests.real.witness import Witness
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.postgres]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(200)]
 
 CLIENTS = 8
 
