@@ -13,7 +13,7 @@ TOKENS_MAX = 10**8
 COUNT_MAX = 10**6
 
 
-class Meter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Meter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One request's usage. Units: tokens, except `images`, `seconds`, `requests` and `searches`, which count themselves."""
 
     input: int | None = None

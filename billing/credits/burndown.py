@@ -13,7 +13,7 @@ from billing.grants.grant import GENERAL, Grant, purse_of
 from billing.leases.quantum import CAP
 
 
-class Charge(msgspec.Struct, frozen=True):
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """One event's call on the credits. `charge_ncr - cover_ncr` was used past them: invoiced when `overage`, else given away.
 
     `purses` says how much of the cover is whose; None: all of it the tenant's own.

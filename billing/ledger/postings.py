@@ -21,7 +21,7 @@ VOID, EXPIRE = "void", "expire"  # the two ways in which a grant ends with somet
 ROLLOVER = "rollover"  # the kind of grant whose credits were another's, and of the transaction that moved them
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """`amount_ncr` into an account, or out of it when negative."""
 
     account: str

@@ -15,7 +15,7 @@ Source = Literal["reported", "estimated", "partial", "recovered", "none"]
 Lane = Literal["fast", "slow"]
 
 
-class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one request used and costs. Instants in UTC epoch microseconds, amounts in ncr.
 
     `cover_ncr` is the part of `charge_ncr` that credits pay. The rest was served past the credits: in the slow lane it is `excess`
