@@ -18,6 +18,8 @@ from billing.operations import keys, rates
 from billing.tenants.store import changes_since, latest_change
 from gateway.cli.backend import probe_backends
 from gateway.cli.books import ConfigOption, missing_file
+from gateway.cli.failure import Failure
+from gateway.cli.workers import run_directory
 from gateway.clock import SystemClock
 from gateway.config import ConfigError, Settings, config_path, load_settings, pepper, unknown_names
 from gateway.config.secret import secret_path
@@ -42,7 +44,7 @@ class Absent(Fault):
 
 
 def doctor(config: ConfigOption = None) -> None:
-    """Examine configuration, data directory, disk, secret, database, clock, backends and rates; exit code 1 if any is not well."""
+    """Examine configuration, data directory, disk, database, workers, secret, clock, backends and rates; exit code 1 if any is not well."""
     try:
         settings = load_settings(config_path(config))
     except ConfigError as error:
@@ -73,6 +75,7 @@ def _examinations(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]
     yield "data directory", lambda: _data_dir(settings)
     yield "disk", lambda: _disk(settings)
     yield "database", lambda: _database(settings)
+    yield "workers", lambda: _workers(settings)
     yield "secret", lambda: _secret(settings)
     yield "clock", lambda: _clock(settings)
     yield "backends", lambda: _backends(settings)
@@ -104,9 +107,10 @@ def _disk(settings: Settings) -> str:
     free = shutil.disk_usage(place).free
     if free < FREE_BYTES_MIN:
         raise Fault(f"{free // 2**20} MiB are free on {place}'s disk; the journal needs room, free at least {FREE_BYTES_MIN // 2**20} MiB")
-    if free < settings.books.journal_bytes_max:
+    most = settings.books.journal_bytes_max * settings.server.workers  # each keeps a journal of its own
+    if free < most:
         raise Fault(
-            f"{free // 2**20} MiB are free, less than the journal may grow to while the database is away ({settings.books.journal_bytes_max // 2**20} MiB); "
+            f"{free // 2**20} MiB are free, less than the journal may grow to while the database is away ({most // 2**20} MiB); "
             "free some, or lower books.journal_bytes_max"
         )
     return f"{free / 2**30:.1f} GiB free"
@@ -121,6 +125,25 @@ def _database(settings: Settings) -> str:
                 f"its tables are {'missing' if current is None else f'of another version ({current}, not {newest})'}; run: weir migrate (or start: weir serve)"
             )
         return f"{database.dialect} is reachable and migrated"
+
+
+def _workers(settings: Settings) -> str:
+    """Examine what several processes need of the machine and the database: a run directory, connections, a slot each."""
+    count = settings.server.workers
+    if not settings.embedded:
+        with _Opened(settings) as database:
+            database.check_room(count)
+    if count == 1:
+        return "1: one process, one core"
+    try:
+        with run_directory():
+            pass
+    except Failure as error:
+        raise Fault(str(error)) from None
+    if short := [name for name, backend in settings.backends.items() if backend.slots < count]:
+        raise Fault(f"{', '.join(short)}: fewer `slots` than the {count} workers, which take one at least; raise them, or lower server.workers")
+    cores = os.cpu_count() or 1
+    return f"{count}, each with a share of every backend's slots" + (f"; more than the {cores} cores here" if count > cores else "")
 
 
 def _secret(settings: Settings) -> str:
@@ -166,7 +189,7 @@ def _rates(settings: Settings) -> str:
     with _Opened(settings) as database:
         if _revision(database) is None:
             return "none yet"
-        rated = {rate.model for rate in rates.list_rates(database)} | set(settings.seed.rates)
+        rated = rates.rated_models(database, SystemClock().now_us()) | set(settings.seed.rates)
     missing = sorted(set(settings.models) - rated)
     if missing:
         raise Fault(f"{', '.join(missing)}: no rate, so requests are refused; set one: weir rate set {missing[0]} --input CREDITS --output CREDITS (or --free)")
@@ -203,7 +226,7 @@ class _Opened:
         path = missing_file(settings)
         if path is not None:
             raise Absent(f"{path} is not there yet; run: weir migrate (or start: weir serve)")
-        self.database = Database(settings.database_url)
+        self.database = Database(settings.database_url, pool_max=settings.database.pool_max)
 
     def __enter__(self) -> Database:
         return self.database

@@ -2,7 +2,7 @@
 
 Every worker is woken for every connection, and whoever is quickest would take nearly all of them: measured, 64 connections at once went
 to two of four workers. So each writes down how many connections it has, in memory that all of them share, and one that has more than
-another waits a millisecond before it takes the next: long enough for the other, and nothing to a client if that one does not come.
+another waits two milliseconds before it takes the next: long enough for the other, and nothing to a client if that one does not come.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 0.001
+PATIENCE_S = 0.002
 FULL_S = 0.5  # a pause when the process has no file descriptor left, or the like
 ABSENT = -1
 

@@ -164,7 +164,7 @@ async def prepare(settings: Settings, clock: Clock) -> None:
 def _open_books(settings: Settings, now_us: int) -> None:
     database = Database(settings.database_url, pool_max=settings.database.pool_max)
     try:
-        database.check_room(processes=1)
+        database.check_room(settings.server.workers)
         database.migrate()
         _make_partitions(database, now_us)
         plant(database, settings.seed, now_us)
@@ -214,5 +214,5 @@ def _announce(run: Run, settings: Settings, desk: Desk, listener: socket.socket)
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
     secrets = first_keys(desk.database, desk.hasher, DEMO if run.demo else None, desk.now_us)
     typer.echo(banner(f"http://{shown}:{port}", run.child_model or None, secrets, tenant=DEMO if run.demo else None, program=program()))
-    for model in unrated(desk.database, settings.models):
+    for model in unrated(desk.database, settings.models, desk.now_us):
         log.warning("model %s has no rate, so its requests are refused; set one: weir rate set %s --input CREDITS --output CREDITS", model, model)

@@ -32,7 +32,7 @@ class ServerSettings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
-    workers: int = Field(1, ge=1, le=256, description="processes that share the port; one uses one core")
+    workers: int = Field(1, ge=1, le=256, description="processes that share the port and every backend's slots; one uses one core")
     body_bytes_max: int = Field(20 * 2**20, ge=1024, description="a larger request body is refused with 413")
     header_timeout_s: float = Field(10.0, gt=0, description="a client that takes longer to send its request's head is disconnected")
     body_timeout_s: float = Field(30.0, gt=0, description="a client that has not sent its body by then gets 408")

@@ -110,6 +110,19 @@ def test_doctor_finds_a_disk_with_too_little_room(weir: Weir) -> None:
     assert "less than the journal may grow to" in weir("doctor").out
 
 
+def test_doctor_examines_what_several_workers_need(weir: Weir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weir("init")
+    assert "good   workers: 1: one process, one core" in weir("doctor").out
+    Path("weir.yaml").write_text(Path("weir.yaml").read_text().replace("  #workers: 1  ", "  workers: 100  "))
+    monkeypatch.setenv("WEIR_BOOKS__JOURNAL_BYTES_MAX", str(2**20))
+    said = weir("doctor")
+    assert (said.code, "wrong  workers: echo: fewer `slots` than the 100 workers" in said.out) == (1, True), said.out
+    monkeypatch.setenv("WEIR_SERVER__WORKERS", "2")
+    assert "good   workers: 2, each with a share of every backend's slots" in weir("doctor").out
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert "wrong  workers: no run directory can be made for the workers" in weir("doctor").out
+
+
 def test_doctor_tries_the_redis_of_the_rate_windows(weir: Weir, valkey: Valkey) -> None:
     Path("weir.yaml").write_text(f"limits: {{redis_url: '{valkey.url}', redis_wait_ms: 1000}}\n")
     said = weir("doctor")

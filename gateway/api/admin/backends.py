@@ -35,7 +35,7 @@ class BackendOut(BaseModel):
 
 @router.get("", summary="List backends and their servers")
 async def index(request: Request) -> list[BackendOut]:
-    """List the backends of this process."""
+    """List the backends as this process sees them: with several workers each has its own view, its share of the slots, and one of them answers."""
     services = request.app.state.services
     now_s = services.clock.monotonic_s()
     routed = {

@@ -16,7 +16,7 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", summary="Tell whether requests can be served")
 async def ready(request: Request) -> Response:
-    """Say whether requests can be served: 200, or 503 with what is missing."""
+    """Say whether requests can be served: 200, or 503 with what is missing. Of several workers the one that took the connection answers for itself."""
     services: Services = request.app.state.services
     recorder, missing = services.recorder, services.vitals.missing()
     body = {
