@@ -88,25 +88,26 @@ class Door:
 
     def _take_late(self) -> None:
         self._timer = None
-        self._take()
-        if self._timer is None and self._make is not None:
+        if self._take():
             self._listen()
 
-    def _take(self) -> None:
+    def _take(self) -> bool:
+        """Accept one connection; tell whether to go on, which is not now when the process is full."""
         assert self._make is not None
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another worker was first, or the client has gone
+            return True  # another worker was first, or the client has gone
         except OSError as error:
             log.error("no connection can be accepted for %g s: %s", FULL_S, error)
             self._pause(FULL_S, self._listen)
-            return
+            return False
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         opening = self._loop.create_task(self._open(connection, self._make))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
+        return True
 
     async def _open(self, connection: socket.socket, make: Callable[[], asyncio.Protocol]) -> None:
         try:

@@ -7,6 +7,7 @@ there, gives every series the label `worker`, and adds what only the parent know
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -34,7 +35,7 @@ class Siblings:
         self._unheard = 0
         self._registry = CollectorRegistry(auto_describe=False)
         for name in (names.WORKER_RESTARTS, names.CHILD_RESTARTS):
-            self._watch(name).watch(lambda name=name: {(label,): number for label, number in self.figures.get(name.name, {}).items()})
+            self._watch(name).watch(partial(self._said, name.name))
         self._watch(names.WORKERS).watch(lambda: self.count)
         self._watch(names.WORKERS_UNHEARD).watch(lambda: self._unheard)
 
@@ -42,6 +43,9 @@ class Siblings:
         watched = Watched(name)
         self._registry.register(watched)
         return watched
+
+    def _said(self, name: str) -> dict[tuple[str], float]:
+        return {(label,): number for label, number in self.figures.get(name, {}).items()}
 
     async def whole(self, own: bytes) -> bytes:
         """Return the exposition of all workers. `own` is this one's; the others are asked now, for a second at most."""

@@ -1,11 +1,11 @@
 """Several processes that start at once: what a dead one left goes to one of them, whole."""
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from billing.usage import replay
 from billing.usage.replay import Remains, claim
 
 
@@ -35,7 +35,7 @@ def test_two_that_claim_at_once_do_not_share_out_one_process_segments(tmp_path: 
 
 def test_a_segment_deleted_while_it_was_claimed_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [path] = segments(tmp_path, 1)
-    opened = replay.os.open
+    opened = os.open
 
     def then_deleted(name: Path, *flags: int) -> int:
         fd = opened(name, *flags)
@@ -43,6 +43,6 @@ def test_a_segment_deleted_while_it_was_claimed_is_nothing(tmp_path: Path, monke
             path.unlink()
         return fd
 
-    monkeypatch.setattr(replay.os, "open", then_deleted)
+    monkeypatch.setattr("os.open", then_deleted)
     assert len(claim(tmp_path)) == 0
     assert len(claim(tmp_path / "none")) == 0

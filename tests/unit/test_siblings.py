@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,13 @@ async def test_connections_go_to_who_has_the_fewest(tmp_path: Path) -> None:
         tally = Tally(tmp_path / "connections", 3, create=True)
         had: list[list[Any]] = [[], [], []]
         had[0] = ["busy"] * 8
-        doors = [Door(listener.dup(), Tally(tmp_path / "connections", 3), index, lambda index=index: len(had[index])) for index in (0, 1)]
+
+        def count(index: int) -> int:
+            return len(had[index])
+
+        doors = [Door(listener.dup(), Tally(tmp_path / "connections", 3), index, partial(count, index)) for index in (0, 1)]
         for index, door in enumerate(doors):
-            door.open(lambda index=index: Counted(had[index]))
+            door.open(partial(Counted, had[index]))
         clients = []
         for number in range(1, 7):
             clients.append(socket.create_connection(listener.getsockname()))

@@ -61,7 +61,11 @@ async def test_all_are_announced_once_and_end_when_asked(tmp_path: Path, listene
     script(monkeypatch, "import signal,sys; signal.signal(15, lambda *_: sys.exit(0)); " + SERVES + LIVES)
     crew, said = Workers(settings(tmp_path, 3), listener, tmp_path, dict), asyncio.Event()
     loop = asyncio.get_running_loop()
-    running = asyncio.create_task(crew.run(lambda: loop.call_soon_threadsafe(said.set)))
+
+    def announce() -> None:
+        loop.call_soon_threadsafe(said.set)
+
+    running = asyncio.create_task(crew.run(announce))
     async with asyncio.timeout(20):
         await said.wait()
     crew.stopping.set()
