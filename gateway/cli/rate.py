@@ -63,6 +63,7 @@ def put(
 def put_forward(
     target: Annotated[str, typer.Argument(metavar="FILE|MODEL", help="a YAML file of rates by model (null: no rate any more), or one model")],
     prices: Annotated[list[str] | None, typer.Argument(metavar="[KIND=CREDITS]...", help="for one model: input=0.5 output=1.5")] = None,
+    *,
     free: Annotated[bool, typer.Option("--free", help="the model is to cost nothing, on purpose")] = False,
     end: Annotated[bool, typer.Option("--end", help="the model is to have no rate any more")] = False,
     effective: FromOption = None,
