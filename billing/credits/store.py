@@ -16,13 +16,18 @@ from billing.credits.table import CreditAccountRow
 
 
 class Totals(msgspec.Struct, kw_only=True):
-    """A tenant's running totals (ncr): what grants paid, what is owed, what was given away, what will be invoiced."""
+    """A tenant's running totals (ncr): what grants paid, what is owed, what was given away, what will be invoiced.
+
+    `noticed_percent` is the highest threshold written for the period that began at `noticed_us` (`billing.alerts`).
+    """
 
     tenant_id: str
     debt_ncr: int = 0
     consumed_ncr: int = 0
     excess_ncr: int = 0
     overage_ncr: int = 0
+    noticed_us: int = 0
+    noticed_percent: int = 0
 
 
 class Sum(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,9 +54,12 @@ _LOCK = {engine: select(*_ALL).where(_AMONG[engine]).order_by(_ID).with_for_upda
 _GET = select(*_ALL).where(_TABLE.c.tenant_id == bindparam("id"))
 _EVERY = select(*_ALL).order_by(_ID)
 _PUT = Change(
-    postgresql="UPDATE credit_account AS a SET debt_ncr = v.debt, consumed_ncr = v.consumed, excess_ncr = v.excess, overage_ncr = v.overage "
-    "FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS v (id, debt, consumed, excess, overage) WHERE a.tenant_id = v.id",
-    sqlite="UPDATE credit_account SET debt_ncr = ?2, consumed_ncr = ?3, excess_ncr = ?4, overage_ncr = ?5 WHERE tenant_id = ?1",
+    postgresql="UPDATE credit_account AS a SET debt_ncr = v.debt, consumed_ncr = v.consumed, excess_ncr = v.excess, overage_ncr = v.overage, "
+    "noticed_us = v.noticed, noticed_percent = v.percent "
+    "FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::int[]) "
+    "AS v (id, debt, consumed, excess, overage, noticed, percent) WHERE a.tenant_id = v.id",
+    sqlite="UPDATE credit_account SET debt_ncr = ?2, consumed_ncr = ?3, excess_ncr = ?4, overage_ncr = ?5, noticed_us = ?6, noticed_percent = ?7 "
+    "WHERE tenant_id = ?1",
 )
 _OPEN = {
     "postgresql": postgresql.insert(_TABLE).on_conflict_do_nothing(index_elements=["tenant_id"]),
@@ -140,4 +148,6 @@ def with_sums(session: Session) -> set[str]:
 
 
 def _totals(row: Row[Any]) -> Totals:
-    return Totals(tenant_id=row[0], debt_ncr=row[1], consumed_ncr=row[2], excess_ncr=row[3], overage_ncr=row[4])
+    return Totals(
+        tenant_id=row[0], debt_ncr=row[1], consumed_ncr=row[2], excess_ncr=row[3], overage_ncr=row[4], noticed_us=row[5], noticed_percent=row[6]
+    )

@@ -2,12 +2,12 @@
 
 from typing import ClassVar
 
-from sqlalchemy import BigInteger
+from sqlalchemy import BigInteger, text
 from sqlmodel import Field, SQLModel
 
 
 class CreditAccountRow(SQLModel, table=True):
-    """Totals since the tenant began. At all times: sum of charges = consumed + debt + excess + overage."""
+    """Totals since the tenant began. At all times: sum of charges = consumed + debt + excess + overage. `noticed_*`: which thresholds are written."""
 
     __tablename__: ClassVar[str] = "credit_account"
 
@@ -16,6 +16,8 @@ class CreditAccountRow(SQLModel, table=True):
     consumed_ncr: int = Field(default=0, sa_type=BigInteger)
     excess_ncr: int = Field(default=0, sa_type=BigInteger)
     overage_ncr: int = Field(default=0, sa_type=BigInteger)
+    noticed_us: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
+    noticed_percent: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
 
 
 class UsageSumRow(SQLModel, table=True):

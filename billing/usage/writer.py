@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from sqlmodel import Session
 
+from billing.alerts import store as alerts
+from billing.alerts.thresholds import Noticed, Threshold, crossed
 from billing.credits import store as accounts
 from billing.credits.burndown import Burn, Charge, burn
 from billing.credits.draw import pots_of, share_out
@@ -79,7 +81,9 @@ def book(session: Session, events: Iterable[UsageEvent], now_us: int, replica_id
     covered = {event.id: ncr for tenant_id, events in by_tenant.items() for event, ncr in zip(events, burnt[tenant_id][1].covered, strict=True)}
     _post(session, by_tenant, burnt, now_us)
     grants.take(session, {grant_id: ncr for _grants, one in burnt.values() for grant_id, ncr in one.draws.items()})
-    accounts.put(session, [_totals(locked[tenant_id], burnt[tenant_id][1]) for tenant_id in sorted(by_tenant)])
+    noticed = _crossed(by_tenant, burnt, locked, now_us)
+    accounts.put(session, [_totals(locked[tenant_id], burnt[tenant_id][1], noticed[tenant_id][1]) for tenant_id in sorted(by_tenant)])
+    alerts.note(session, [one for found, _noticed in noticed.values() for one in found])
     accounts.add_sums(session, _sums(by_id.values()))
     store.insert_events(session, list(by_id.values()), covered)
     store.keep_conflicts(session, conflicts, now_us)
@@ -135,13 +139,25 @@ def _post(session: Session, by_tenant: Mapping[str, Sequence[UsageEvent]], burnt
     ledger.post(session, postings)
 
 
-def _totals(before: Totals, one: Burn) -> Totals:
+def _crossed(
+    by_tenant: Mapping[str, Sequence[UsageEvent]], burnt: Mapping[str, tuple[list[Grant], Burn]], locked: Mapping[str, Totals], now_us: int
+) -> dict[str, tuple[list[Threshold], Noticed]]:
+    found = {}
+    for tenant_id, events in sorted(by_tenant.items()):
+        noticed = Noticed(locked[tenant_id].noticed_us, locked[tenant_id].noticed_percent)
+        found[tenant_id] = crossed(tenant_id, ((event.period_us, event.started_us) for event in events), *burnt[tenant_id], noticed=noticed, now_us=now_us)
+    return found
+
+
+def _totals(before: Totals, one: Burn, noticed: Noticed) -> Totals:
     return Totals(
         tenant_id=before.tenant_id,
         debt_ncr=one.debt_ncr,
         consumed_ncr=before.consumed_ncr + sum(one.covered) + one.repaid_ncr,
         excess_ncr=before.excess_ncr + one.excess_ncr,
         overage_ncr=before.overage_ncr + one.overage_ncr,
+        noticed_us=noticed.period_us,
+        noticed_percent=noticed.percent,
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
+import billing.alerts.table
 import billing.credits.table
 import billing.grants.table
 import billing.leases.table
