@@ -125,7 +125,7 @@ def _people(database: Database, count: int) -> None:
     with database.write() as session:
         subscription = session.execute(text("SELECT id FROM subscription")).scalar_one()
         for table in CLONED:
-            rows = session.execute(text(f"SELECT * FROM {table}")).mappings().all()  # noqa: S608 - our own names
+            rows = session.execute(text(f"SELECT * FROM {table}")).mappings().all()
             new = [tuple(_renamed(value, subscription, number) for value in row.values()) for row in rows for number in range(count)]
             if rows:
                 Insert(table, tuple(rows[0])).run(session.connection(), new)
