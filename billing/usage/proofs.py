@@ -182,10 +182,8 @@ def _given_and_left(facts: Facts) -> tuple[Counter[str], Counter[str]]:
 
 
 def _backs(grant: Grant, now_us: int) -> bool:
-    # A process hears of a void a moment later, and of an end by its own clock.
-    return (grant.voided_us is None or grant.voided_us > now_us - CLOCKS_US) and (
-        grant.effective_us <= now_us + CLOCKS_US and (grant.expires_us is None or grant.expires_us > now_us - CLOCKS_US)
-    )
+    # Void ones too: a lease on one stays until its process hears of the void, and for as long as no process runs. An end goes by the process's clock.
+    return grant.effective_us <= now_us + CLOCKS_US and (grant.expires_us is None or grant.expires_us > now_us - CLOCKS_US)
 
 
 def _leased(facts: Facts) -> Counter[str]:

@@ -1,5 +1,6 @@
 """A database that is away, hangs or keeps others waiting is `BooksUnavailable` within a bounded time, never an unending wait or a stranger's error."""
 
+import os
 import socket
 import threading
 import time
@@ -248,4 +249,37 @@ def test_processes_that_would_not_find_room_are_told_before_they_start(postgres_
 def test_a_file_has_room_for_every_process(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'weir.db'}")
     database.check_room(10_000)
+    database.close()
+
+
+def test_hardening_pushes_the_wal_in_which_a_commit_still_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'weir.db'}")
+    database.harden()  # before there is anything
+    database.migrate()
+    pushed: list[str] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        pushed.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        fsync(fd)
+
+    monkeypatch.setattr("billing.db.os.fsync", note)
+    database.harden()
+    assert pushed == ["weir.db-wal", tmp_path.name]
+    database.close()
+
+
+def test_a_snapshot_stays_what_it_was(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    count = text("SELECT COUNT(*) FROM numbers")
+    with database.write() as session:
+        session.execute(text("CREATE TABLE numbers (id integer)"))
+    for snapshot, sees in ((True, 0), (False, 1)):
+        with database.read(snapshot=snapshot, long=True) as reader:
+            assert reader.execute(count).scalar_one() == 0
+            with database.write() as session:
+                session.execute(text("INSERT INTO numbers VALUES (1)"))
+            assert reader.execute(count).scalar_one() == sees
+        with database.write() as session:
+            session.execute(text("DELETE FROM numbers"))
     database.close()

@@ -133,10 +133,16 @@ def test_what_was_leased_and_then_used_by_another_is_a_note_and_no_difference(db
     assert "1 ncr more are leased than grants hold" in proof.notes[0]
 
 
-def test_a_lease_on_a_grant_that_was_just_voided_is_no_difference(db: Database) -> None:
+def test_a_lease_on_a_grant_that_was_voided_is_no_difference(db: Database) -> None:
     in_order(db)
-    damage(db, f"UPDATE credit_grant SET voided_us = {START_US - 1_000_000} WHERE id = 'g2'")
-    assert proofs(db)["1"].holds
+    damage(
+        db,
+        "UPDATE credit_grant SET voided_us = effective_us WHERE id = 'g2'",
+        "UPDATE grant_balance SET voided_ncr = remaining_ncr, remaining_ncr = 0 WHERE grant_id = 'g2'",
+    )
+    proof = proofs(db)["1"]
+    assert proof.holds
+    assert "30 ncr more are leased than grants hold" in proof.notes[0]
 
 
 def test_sums_may_hold_what_was_booked_before_events_said_their_day(db: Database) -> None:
