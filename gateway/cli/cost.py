@@ -14,7 +14,7 @@ from billing.rates.cost import Cost
 from billing.rating import Variant, when
 from gateway.cli.books import Books, ConfigOption, open_books
 from gateway.cli.render import Format, FormatOption, write_rows
-from gateway.cli.versions import FILES, FromOption, NoteOption, add_commands, propose, read_changes
+from gateway.cli.versions import FILES, FromOption, NoteOption, add_commands, price_cells, propose, read_changes
 from gateway.config.prices import CostForm, cost_figures
 from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
@@ -24,7 +24,6 @@ COLUMNS = ("backend", "model", "when", "state", "currency", "input", "output", "
 BRIEF = ("backend", "model", "when", "state", "currency", "input", "output", "cache_read", "other")
 PROPOSAL_COLUMNS = ("backend", "model", "when", "source", "input", "output", "cache_read", "other", "notes")
 UNIT = "per 1,000,000 tokens; images, seconds, requests, searches: each"
-_SHOWN = ("input", "output", "cache_read")
 _Price = Annotated[str | None, typer.Option(help="per 1,000,000 tokens")]
 _Each = Annotated[str | None, typer.Option(help="each")]
 
@@ -172,6 +171,4 @@ def _variant_rows(about: dict[str, Any], variants: tuple[Variant, ...]) -> list[
 
 
 def _prices(prices: dict[str, int]) -> dict[str, Any]:
-    figures = cost_figures(prices)
-    other = [f"{bucket}={price}" for bucket, price in figures.items() if bucket not in _SHOWN and (bucket, price) != ("requests", "0")]
-    return {bucket: figures.get(bucket) for bucket in _SHOWN} | {"other": " ".join(other)}
+    return price_cells(cost_figures(prices))

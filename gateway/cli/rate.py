@@ -12,7 +12,7 @@ from billing.rating import Rate, when
 from gateway.cli.books import Books, ConfigOption, open_books
 from gateway.cli.children import LOCAL_MODEL
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
-from gateway.cli.versions import FILES, FromOption, NoteOption, add_commands, price_words, propose, read_changes
+from gateway.cli.versions import FILES, FromOption, NoteOption, add_commands, price_cells, price_words, propose, read_changes
 from gateway.config.prices import EACH, RateForm, rate_figures
 from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
@@ -22,7 +22,6 @@ BRIEF = ("model", "when", "state", "input", "output", "cache_read", "other", "ef
 COLUMNS = ("model", "when", "state", "input", "output", "cache_read", "free", "other", "effective", "id")
 PROPOSAL_COLUMNS = ("model", "when", "source", "input", "output", "cache_read", "other", "notes")
 UNIT = "in credits per 1,000,000 tokens; images, seconds, requests, searches: each"
-_SHOWN = ("input", "output", "cache_read")
 _Price = Annotated[str | None, typer.Option(help="credits per 1,000,000 tokens")]
 _Each = Annotated[str | None, typer.Option(help="credits each")]
 
@@ -169,8 +168,4 @@ def _narrow(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> tuple[str, 
 
 
 def _prices(prices: dict[str, int]) -> dict[str, Any]:
-    figures = rate_figures(prices)
-    inherited = {"requests": "0"} | {bucket: figures.get("input") for bucket in ("cache_write_5m", "cache_write_1h", "audio_in", "image_in")}
-    inherited["audio_out"] = figures.get("output")
-    other = [f"{bucket}={price}" for bucket, price in figures.items() if bucket not in _SHOWN and price != inherited.get(bucket)]
-    return {bucket: figures.get(bucket) for bucket in _SHOWN} | {"other": " ".join(other)}
+    return price_cells(rate_figures(prices))

@@ -10,6 +10,7 @@ from billing.errors import Invalid
 from billing.operations import versions
 from billing.operations.versions import Change, Version
 from billing.rates.version import Book, Difference
+from billing.rating import PARENTS
 from gateway.cli.books import ConfigOption, open_books
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
 from gateway.config.prices import ProposalForm, price_text
@@ -19,6 +20,7 @@ from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
 FILES = (".yaml", ".yml", ".json")
+SHOWN = ("input", "output", "cache_read")
 VERSION_COLUMNS = ("version", "state", "models", "effective", "created", "published", "withdrawn", "note")
 DIFF_COLUMNS = {
     "rates": ("model", "when", "bucket", "old", "new", "percent"),
@@ -62,6 +64,13 @@ def price_words(words: list[str]) -> dict[str, str]:
             raise Invalid("prices", f"`{word}` is no price{' (the kind is there twice)' if bucket in given else ''}; write them like input=0.5 output=1.5")
         given[bucket] = price
     return given
+
+
+def price_cells(figures: dict[str, str]) -> dict[str, Any]:
+    """Write prices into the columns `SHOWN`, and those that do not only follow another into `other`."""
+    follows = {bucket: figures.get(parent) for bucket, parent in PARENTS.items()} | {"requests": "0"}
+    other = [f"{bucket}={price}" for bucket, price in figures.items() if bucket not in SHOWN and price != follows.get(bucket)]
+    return {bucket: figures.get(bucket) for bucket in SHOWN} | {"other": " ".join(other)}
 
 
 def add_commands(app: typer.Typer, book: Book) -> None:
