@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from billing.credits import store as accounts
 from billing.db import Database
 from billing.grants import store as grants
 from billing.grants.grant import Grant
@@ -93,5 +94,6 @@ def seed(db: Database, tenant: str, *given: Grant, timezone: str = "UTC") -> Non
     """Make a tenant with grants."""
     with db.write() as session:
         tenants.insert_tenant(session, Tenant(id=tenant, name=tenant, state="active", currency="USD", timezone=timezone, created_us=START_US))
+        accounts.lock(session, [tenant])
         for one in given:
             grants.insert_grant(session, one)

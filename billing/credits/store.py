@@ -75,9 +75,10 @@ _ADD = Change(
 
 
 def lock(session: Session, tenant_ids: Iterable[str]) -> dict[str, Totals]:
-    """Lock tenants' accounts until the transaction ends, in the order of their ids, and return them; a missing one is opened first.
+    """Lock tenants' accounts until the transaction ends, in the order of their ids, and return them; a missing one is opened.
 
-    Whoever takes from grants holds this lock. A tenant that does not exist is an IntegrityError of the database.
+    Whoever takes from grants holds this lock. A tenant's account is opened with the tenant, so that none is missing: opening one here comes after
+    locks of others and out of their order, and may be a deadlock that has to be tried again. A tenant that does not exist is an IntegrityError.
     """
     wanted = sorted(set(tenant_ids))
     connection = session.connection()

@@ -2,6 +2,7 @@
 
 from sqlmodel import Session
 
+from billing.credits import store as accounts
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
 from billing.grants import periods
@@ -27,6 +28,7 @@ def create_tenant(db: Database, *, id: str, name: str, plan: str, currency: str 
             raise Conflict(f"tenant `{id}` exists already; choose another id")
         version = plan_for(session, plan, tenant)
         store.insert_tenant(session, tenant)
+        accounts.lock(session, [id])  # opens it
         plans.subscribe(session, id, version, now_us)
     return tenant
 

@@ -29,7 +29,7 @@ from billing.usage.event import UsageEvent, overage_ncr
 
 
 class GrantStanding(msgspec.Struct, frozen=True, kw_only=True):
-    """One grant in effect: what it gave and what is left of it (ncr), and until when."""
+    """One grant in effect: what it gave and what is left of it (ncr), until when, and whose requests may use it (None: any)."""
 
     id: str
     kind: str
@@ -38,6 +38,9 @@ class GrantStanding(msgspec.Struct, frozen=True, kw_only=True):
     effective_us: int
     expires_us: int | None
     note: str
+    key_id: str | None = None
+    project: str | None = None
+    models: tuple[str, ...] | None = None
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):

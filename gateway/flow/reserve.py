@@ -46,7 +46,7 @@ async def reserve(services: "Services", admitted: Admitted) -> Reserved:
     hold_ncr = admitted.priced.bound(prompt_max, output_max, lane=Lane.FAST.value, service_tier=admitted.received.call.service_tier or "default")
     account, principal = admitted.account, admitted.principal
     claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
-    now = standing(claims.unheld_ncr, claims.limit_ncr)
+    now = standing(claims.unheld_ncr, claims.limit_ncr, glide_percent=admitted.terms.glide_percent)
     lane, reason, covered = Lane.FAST, "credits", True
     hold = account.hold(claims, hold_ncr) if services.beat.alive and now is not Standing.SLOW else None
     if hold is not None:

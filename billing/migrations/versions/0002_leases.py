@@ -13,7 +13,10 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add who runs, what is set aside for whom, the sums, and what an event says of its day, period and purses. Sums of old events are made here once."""
+    """Add who runs, what is set aside for whom, the sums, and what an event says of its day, period and purses.
+
+    Sums of old events are made here once, and every tenant's account is opened: from now on that is done when the tenant is created.
+    """
     op.create_table(
         "replica", _text("id"), _big("beat"), _text("host"), sa.Column("pid", sa.Integer(), nullable=False), _big("started_us"), sa.PrimaryKeyConstraint("id")
     )
@@ -30,6 +33,10 @@ def upgrade() -> None:
         op.add_column("usage_event", sa.Column(column, sa.BigInteger(), nullable=True))
     op.add_column("usage_event", sa.Column("purses", sa.JSON(), nullable=True))
     op.add_column("usage_event", sa.Column("service_tier", sa.String(), nullable=True))
+    op.execute(
+        "INSERT INTO credit_account (tenant_id, debt_ncr, consumed_ncr, excess_ncr, overage_ncr) SELECT id, 0, 0, 0, 0 FROM tenant"
+        " WHERE id NOT IN (SELECT tenant_id FROM credit_account)"
+    )
     _sum_up_old_events()
 
 

@@ -8,8 +8,8 @@ from billing.credits.account import Account
 from billing.credits.purse import Claims
 from billing.errors import BooksUnavailable
 from billing.money import format_credits
+from billing.operations.directory import Principal
 from billing.operations.usage import Balance, read_balance
-from billing.plans.terms import Terms
 from gateway.clock import format_instant
 from gateway.errors import Unavailable
 from gateway.flow.admit import account_of, authenticate
@@ -27,7 +27,6 @@ async def show(request: Request) -> dict[str, Any]:
     """Show the balance: live, with running requests' holds, and by grant as the books have it."""
     services: Services = request.app.state.services
     principal = await authenticate(services, secret_of(request.headers.raw))
-    assert principal.terms is not None  # authenticate saw to it
     now_us = services.clock.now_us()
     account = await account_of(services, principal, "")
     claims = account.claims(principal.key_id, principal.project, "")
@@ -35,10 +34,12 @@ async def show(request: Request) -> dict[str, Any]:
         booked = await services.reads.lookups.run(lambda session: read_balance(session, principal.tenant_id, now_us))
     except BooksUnavailable as error:
         raise Unavailable("The balance cannot be read now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
-    return _written(account, claims, booked, principal.terms, now_us)
+    return _written(account, claims, booked, principal, now_us)
 
 
-def _written(account: Account, claims: Claims, booked: Balance, terms: Terms, now_us: int) -> dict[str, Any]:
+def _written(account: Account, claims: Claims, booked: Balance, principal: Principal, now_us: int) -> dict[str, Any]:
+    terms = principal.terms
+    assert terms is not None  # authenticate saw to it
     now = standing_of(account, claims, terms, now_us)
     return {
         "object": "credits",
@@ -63,8 +64,10 @@ def _written(account: Account, claims: Claims, booked: Balance, terms: Terms, no
                 "amount": format_credits(grant.amount_ncr),
                 "remaining": format_credits(grant.remaining_ncr),
                 "expires_at": None if grant.expires_us is None else format_instant(grant.expires_us),
+                "models": None if grant.models is None else sorted(grant.models),
             }
             for grant in booked.grants
+            if grant.key_id in (None, principal.key_id) and grant.project in (None, principal.project)
         ],
     }
 

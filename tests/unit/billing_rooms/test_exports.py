@@ -90,7 +90,8 @@ def test_month_and_day_are_the_tenants_own(acme: Database) -> None:
 
 
 def test_what_nobody_owes_costs_nothing_and_is_said(acme: Database) -> None:
-    use(acme, 1, START + HOUR, lane="slow", charge_ncr=3 * CREDIT, cover_ncr=CREDIT, source="estimated")
+    period_us = balance(acme, "acme", START + HOUR).period_start_us
+    use(acme, 1, START + HOUR, lane="slow", charge_ncr=3 * CREDIT, cover_ncr=CREDIT, source="estimated", period_us=period_us)
     (line,) = usage_rows(acme, "2026-11")
     assert (line.covered_ncr, line.excess_ncr, line.overage_ncr, line.overage_exact, line.unreported) == (CREDIT, 2 * CREDIT, 0, Decimal(0), 1)
     assert balance(acme, "acme", START + DAY).excess_ncr == 2 * CREDIT
