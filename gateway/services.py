@@ -37,6 +37,7 @@ from gateway.lanes.standing import Lane
 from gateway.reads import BookReads
 from gateway.telemetry.road import Road
 from gateway.vitals import Vitals
+from gateway.webhooks import Sender
 
 TASKS_S_MIN = 1.0  # even past the deadline: an accounting that has begun is nearly done
 BOOKS_S_MAX = 5.0
@@ -111,6 +112,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
     """
     direct, over_httpx = DirectTransport(), HttpxTransport()
     services = _build(settings, clock, build_pools(settings.backends, {"direct": direct, "httpx": over_httpx}))
+    sender = _sender(services, over_httpx)
     vitals, changes, reads, recorder = services.vitals, services.changes, services.reads, services.recorder
     loop = asyncio.get_running_loop()
     beside: list[asyncio.Task[None]] = []
@@ -124,6 +126,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
             vitals.beside("the change feed", changes.follow()),
             vitals.beside("the ledger's audit", vitals.audit(reads.audits)),
             vitals.beside("the chores", Chores(services.database, clock).follow()),
+            vitals.beside("the sender of webhooks", sender.follow()),
         ]
         beside += [vitals.beside(f"the watch over backend {name}", pool.watch()) for name, pool in services.pools.items()]
         await services.limiter.start(vitals.beside)
@@ -142,6 +145,20 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         for reader in reads:
             reader.close()
         services.database.close()
+
+
+def _sender(services: Services, transport: HttpxTransport) -> Sender:
+    metrics = services.metrics
+    sender = Sender(
+        services.database,
+        services.hasher,
+        transport,  # goes through a proxy where the host has one, as calls to vendors do
+        services.clock,
+        settings=services.settings.webhooks,
+        count=lambda outcome: metrics.webhooks.add((outcome,)),
+    )
+    metrics.webhooks_waiting.watch(lambda: sender.waiting)
+    return sender
 
 
 def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services:

@@ -98,7 +98,7 @@ def outbox(session: Session) -> Outbox:
 
 
 def claim(session: Session, now_us: int, until_us: int, *, limit: int, each_max: int, busy: Iterable[str] = ()) -> list[Claimed]:
-    """Take messages that are due, the longest due first; nobody else does before `until_us`. At most `limit`, `each_max` of an endpoint, none of `busy` ones."""
+    """Take messages that are due, the longest due first; nobody else does before `until_us`. At most `limit`, of one endpoint `each_max`, of `busy` none."""
     connection = session.connection()
     due = (_DELIVERY.c.state == WAITING) & (_DELIVERY.c.due_us <= now_us)
     place = func.row_number().over(partition_by=_DELIVERY.c.webhook_id, order_by=(_DELIVERY.c.due_us, _DELIVERY.c.id)).label("place")
@@ -112,7 +112,9 @@ def claim(session: Session, now_us: int, until_us: int, *, limit: int, each_max:
         return []
     taken = update(_DELIVERY).where(_DELIVERY.c.id.in_(ids)).values(due_us=until_us, tries=_DELIVERY.c.tries + 1, tried_us=now_us)
     connection.execute(taken)
-    rows = connection.execute(select(*_ALL, _WEBHOOK.c.url).join_from(_DELIVERY, _WEBHOOK, _DELIVERY.c.webhook_id == _WEBHOOK.c.id).where(_DELIVERY.c.id.in_(ids)))
+    rows = connection.execute(
+        select(*_ALL, _WEBHOOK.c.url).join_from(_DELIVERY, _WEBHOOK, _DELIVERY.c.webhook_id == _WEBHOOK.c.id).where(_DELIVERY.c.id.in_(ids))
+    )
     found = [Claimed(_delivery(row), row.url) for row in rows]
     return sorted(found, key=lambda one: (one.delivery.created_us, one.delivery.id))
 

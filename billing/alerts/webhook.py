@@ -21,7 +21,7 @@ from billing.tenants.keys import KeyHasher
 THRESHOLD, EXHAUSTED, TEST = "credits.threshold", "credits.exhausted", "webhook.test"
 EVENTS = (THRESHOLD, EXHAUSTED)  # what an endpoint may choose among; a test always comes
 WAITING, DONE, FAILED = "waiting", "done", "failed"
-SECRET_PREFIX = "whsec_"  # noqa: S105 - what every secret begins with, and no secret
+SECRET_PREFIX = "whsec_"
 URL_CHARS_MAX = 2000
 ANSWER_CHARS_MAX = 200
 GIVE_UP_US = 72 * 3_600_000_000
@@ -29,7 +29,7 @@ RETRY_S = (5, 4, 12 * 3600)  # the first pause, how much longer each next one is
 GONE = 410
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PATH = re.compile(r"[\x21-\x7e]*")
+_PRINTABLE = re.compile(r"[\x21-\x7e]*")
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +67,7 @@ def check_url(url: str, *, allow_http: bool = False) -> SplitResult:
         host, _port = parts.hostname, parts.port
     except ValueError:
         raise Invalid("url", "url: cannot be read as a URL; write one like https://example.com/hook") from None
-    if len(url) > URL_CHARS_MAX or not _PATH.fullmatch(url):
+    if len(url) > URL_CHARS_MAX or not _PRINTABLE.fullmatch(url):
         raise Invalid("url", f"url: at most {URL_CHARS_MAX} characters of ASCII, without spaces; percent-encode the path, write the host in punycode")
     if parts.scheme not in ("https", "http") or not host:
         raise Invalid("url", "url: must begin with https:// and name a host; write one like https://example.com/hook")
@@ -153,7 +153,7 @@ def deliveries_of(threshold: Threshold, webhooks: list[Webhook]) -> list[Deliver
     ]
 
 
-def test_message(webhook: Webhook, nonce: str, now_us: int) -> Delivery:
+def ping_of(webhook: Webhook, nonce: str, now_us: int) -> Delivery:
     """Return a message that says nothing but that it arrived; `nonce` makes it another one each time."""
     body = _body(TEST, now_us, {"tenant": webhook.tenant_id})
     return Delivery(

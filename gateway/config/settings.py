@@ -70,7 +70,8 @@ class BooksSettings(Section):
     backlog_max: int = Field(200_000, ge=1, description="past so many unwritten events new work is refused with 503")
     journal_bytes_max: int = Field(2**30, ge=2**20, description="past this size of the journal new work is refused with 503")
     durability: Literal["process", "disk"] = Field(
-        "process", description="what an answered request's charge survives: process, a killed gateway; disk, also a power cut (each answer's end waits for a sync)"
+        "process",
+        description="what an answered request's charge survives: process, a killed gateway; disk, also a power cut (each answer's end waits for a sync)",
     )
 
 
@@ -131,6 +132,14 @@ def _check_redis(url: str) -> None:
         raise ValueError("must be like redis://USER:PASSWORD@HOST:6379/0 (rediss:// for TLS), with a password's special characters percent-encoded")
 
 
+class WebhookSettings(Section):
+    """How webhooks are sent."""
+
+    allow_http: bool = Field(False, description="also take http:// endpoints on other machines, where anybody on the way can read and change what is sent")
+    timeout_s: float = Field(10.0, gt=0, le=60, description="an endpoint that has not answered by then is tried again later")
+    at_once_max: int = Field(32, ge=1, le=1000, description="messages under way at the same time from one process, at most 4 to one endpoint")
+
+
 class LogSettings(Section):
     """The log, on standard error."""
 
@@ -161,6 +170,7 @@ class Settings(BaseSettings):
     books: BooksSettings = BooksSettings()
     leases: LeasesSettings = LeasesSettings()
     limits: LimitsSettings = LimitsSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
     seed: SeedSettings = SeedSettings()
 

@@ -133,6 +133,8 @@ class Metrics:
         self.rate_windows_shared = self._keep(Watched(names.RATE_WINDOWS_SHARED))
         self.rate_windows_errors = self._keep(Watched(names.RATE_WINDOWS_ERRORS))
         self.usage_estimated = self._keep(Counts(names.USAGE_ESTIMATED))
+        self.webhooks = self._keep(Counts(names.WEBHOOKS))
+        self.webhooks_waiting = self._keep(Watched(names.WEBHOOKS_WAITING))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
