@@ -22,7 +22,7 @@ class _TextArray(UserDefinedType[str]):
     cache_ok = True
     render_bind_cast = True
 
-    def get_col_spec(self) -> str:
+    def get_col_spec(self, **_: Any) -> str:
         return "TEXT[]"
 
 
@@ -117,4 +117,5 @@ def _as_sqlalchemy(connection: Connection, statement: str, error: Any) -> BaseEx
     lost = dialect.is_disconnect(error, connection.connection, None)
     if lost:
         connection.invalidate(error)
-    return DBAPIError.instance(statement, None, error, dialect.loaded_dbapi.Error, connection_invalidated=lost, dialect=dialect)
+    told: BaseException = DBAPIError.instance(statement, None, error, dialect.loaded_dbapi.Error, connection_invalidated=lost, dialect=dialect)
+    return told

@@ -11,8 +11,9 @@ from sqlmodel import Session
 
 from billing.credits.account import Flushed
 from billing.db import Database
-from billing.errors import BooksUnavailable
+from billing.errors import BooksContended, BooksUnavailable
 from billing.grants import store as grants
+from billing.usage import recorder as recorder_module
 from billing.usage import store
 from billing.usage.journal import Journal
 from billing.usage.recorder import Recorder
@@ -29,9 +30,11 @@ class FlakyDatabase:
         self.db = db
         self.away = False
         self.lose_answers = 0
+        self.writes = 0
 
     @contextmanager
     def write(self) -> Iterator[Session]:
+        self.writes += 1
         if self.away:
             raise BooksUnavailable("away")
         with self.db.write() as session:
@@ -176,6 +179,50 @@ def test_a_poisoned_event_is_parked_and_the_others_go_through(db: Database, tmp_
     assert {one.tenant_id: left_of(one) for one in heard} == {"acme": 80, "nobody": None}
     recorder.stop()
     assert len(list((tmp_path / "journal").iterdir())) == 3
+
+
+def test_a_poisoned_event_among_many_costs_few_transactions(db: Database, tmp_path: Path) -> None:
+    seed(db, "acme", grant("g", 100_000))
+    counting = FlakyDatabase(db)
+    recorder = recorder_over(counting, tmp_path / "journal")
+    finish(recorder, *range(1, 128))
+    recorder.settled(event(200, tenant="nobody"))
+    run_dry(recorder)
+    assert (recorder.booked, recorder.rejected, recorder.backlog) == (127, 1, 0)
+    assert counting.writes == 1 + 2 * 7  # halved 7 times: 128 = 2^7
+
+
+def test_a_flush_takes_along_what_came_meanwhile_up_to_its_bound(db: Database, tmp_path: Path) -> None:
+    seed(db, "acme", grant("g", 100_000))
+    counting = FlakyDatabase(db)
+    recorder = recorder_over(counting, tmp_path / "journal", flush_ms=60_000, batch=700)
+    finish(recorder, *range(1, 500))
+    assert recorder.turn() != 0  # one less than is worth a transaction of its own, and the time has not come
+    finish(recorder, *range(500, 901))
+    recorder.turn()
+    assert (recorder.booked, recorder.backlog, counting.writes) == (700, 200, 1)
+    recorder.stop()
+    assert recorder.unbooked == 0
+
+
+def test_a_flush_that_deadlocks_is_made_again_and_books_once(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed(db, "acme", grant("g", 100))
+    contended = iter([True, True, False])
+    plain = recorder_module.book
+
+    def book(session: Session, *given: object) -> object:
+        booked = plain(session, *given)  # type: ignore[arg-type]
+        if next(contended):
+            raise BooksContended("another transaction stood in the way")
+        return booked
+
+    monkeypatch.setattr(recorder_module, "book", book)
+    monkeypatch.setattr(db, "_sleep", lambda _seconds: None)
+    recorder = recorder_over(db, tmp_path / "journal")
+    finish(recorder, 1, 2)
+    run_dry(recorder)
+    assert booked_ids(db) == [request_id(1), request_id(2)]
+    assert (recorder.booked, recorder.failures) == (2, 0)
 
 
 def test_what_a_dead_process_left_is_booked_first_and_once(db: Database, tmp_path: Path) -> None:
