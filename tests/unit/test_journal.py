@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ from tests.clock import ManualClock
 CARD = Rate(id=1, model="m", effective_us=0, free=False, prices={"input": 2, "output": 5, "requests": 0})
 
 
-def open_journal(folder: Path, **bounds: int) -> Journal:
+def open_journal(folder: Path, **bounds: Any) -> Journal:
     return Journal(folder, ManualClock().now_us, **bounds)
 
 
