@@ -13,7 +13,7 @@ from billing.usage.event import UsageEvent
 from billing.usage.journal import Journal
 from billing.usage.parking import park
 from billing.usage.proofs import Proof
-from billing.usage.verify import prove
+from billing.usage.verify import prove, verify
 from tests.books import HOUR_US, event, grant, seed
 from tests.clock import START_US
 from tests.unit.billing_rooms.test_writer import book_now, take_the_guards_away
@@ -69,6 +69,15 @@ def test_books_in_order_have_no_difference_and_say_what_was_looked_at(db: Databa
     assert found["sums"].checked["sums"] >= 7
     assert found["1"].checked["leases"] == 1
     assert found["usage"].notes == ["tenant other: 1 requests whose process died were charged by what was last seen of them"]
+
+
+def test_without_an_instant_everything_but_leases_is_looked_at(db: Database) -> None:
+    in_order(db)
+    with db.read() as session:
+        assert verify(session) == []
+    damage(db, "UPDATE credit_account SET consumed_ncr = consumed_ncr + 1 WHERE tenant_id = 'acme'", "UPDATE lease SET amount_ncr = 51")
+    with db.read() as session:
+        assert len(verify(session)) == len([one for proof in prove(session, START_US) for one in proof.differences]) - 1 > 0
 
 
 def test_an_empty_database_has_no_difference(db: Database) -> None:
