@@ -3,7 +3,10 @@
 from typing import Any
 
 from fastapi import APIRouter, Request
+from sqlmodel import Session
 
+from billing.alerts.store import thresholds_of
+from billing.alerts.thresholds import Threshold
 from billing.credits.account import Account
 from billing.credits.purse import Claims
 from billing.errors import BooksUnavailable
@@ -31,10 +34,18 @@ async def show(request: Request) -> dict[str, Any]:
     account = await account_of(services, principal, "")
     claims = account.claims(principal.key_id, principal.project, "")
     try:
-        booked = await services.reads.lookups.run(lambda session: read_balance(session, principal.tenant_id, now_us))
+        booked, reached = await services.reads.lookups.run(lambda session: _read(session, principal.tenant_id, now_us))
     except BooksUnavailable as error:
         raise Unavailable("The balance cannot be read now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
-    return _written(account, claims, booked, principal, now_us)
+    return {
+        **_written(account, claims, booked, principal, now_us),
+        "thresholds": [{"percent": one.percent, "reached_at": format_instant(one.at_us)} for one in reached],
+    }
+
+
+def _read(session: Session, tenant_id: str, now_us: int) -> tuple[Balance, list[Threshold]]:
+    booked = read_balance(session, tenant_id, now_us)
+    return booked, thresholds_of(session, tenant_id, booked.period_start_us or 0)
 
 
 def _written(account: Account, claims: Claims, booked: Balance, principal: Principal, now_us: int) -> dict[str, Any]:
