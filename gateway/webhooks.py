@@ -35,6 +35,7 @@ EVERY_S = 1.0
 EACH_MAX = 4  # under way to one endpoint from this process
 MARK_S = 20.0  # what a try may take beyond its own limit until it is marked: past it somebody else tries
 STOP_S = 2.0
+GONE_ANSWER = "the endpoint answered 410 Gone"
 DRAIN_BYTES_MAX = 16 * 1024  # of an answer's body, so that its connection can be used again
 
 log = logging.getLogger("weir.webhooks")
@@ -119,7 +120,7 @@ class Sender:
         def write(session: Session) -> None:
             store.finish(session, told)
             if status == GONE:
-                store.disable(session, told.webhook_id, "the endpoint answered 410 Gone", now_us)
+                store.disable(session, told.webhook_id, GONE_ANSWER, now_us)
 
         await _off_loop(lambda: self._database.retrying(write))
         self._count(outcome)
@@ -157,7 +158,8 @@ class Sender:
             await _drain(answer)
         except (BackendError, ValueError) as error:
             return None, f"no answer: {error or type(error).__name__}"[:ANSWER_CHARS_MAX]
-        return answer.status, f"{answer.status}, a redirect: not followed" if 300 <= answer.status < 400 else None
+        redirect = f"{answer.status}, a redirect: not followed" if 300 <= answer.status < 400 else None
+        return answer.status, GONE_ANSWER if answer.status == GONE else redirect
 
     def _exchange(self, one: Claimed) -> Exchange:
         parts, sent, limit_s = urlsplit(one.url), one.delivery, self._settings.timeout_s
