@@ -22,7 +22,7 @@ from backends.errors import BackendError
 from backends.transport.seam import Answer, Exchange, Origin, Timeouts, Transport
 from billing.alerts import store
 from billing.alerts.store import Claimed
-from billing.alerts.webhook import ANSWER_CHARS_MAX, DONE, FAILED, GONE, WAITING, Delivery, next_try_us, signature, signing_key
+from billing.alerts.webhook import ANSWER_CHARS_MAX, DONE, FAILED, GONE, TEST, WAITING, Delivery, next_try_us, signature, signing_key
 from billing.db import Database
 from billing.errors import BooksUnavailable
 from billing.tenants.keys import KeyHasher
@@ -112,7 +112,7 @@ class Sender:
         now_us, sent = self._clock.now_us(), one.delivery
         state, due_us, outcome = DONE, sent.due_us, "delivered"
         if status is None or not 200 <= status < 300:
-            again_us = None if status == GONE else next_try_us(sent.tries, sent.created_us, now_us, self._jitter())
+            again_us = None if status == GONE or sent.type == TEST else next_try_us(sent.tries, sent.created_us, now_us, self._jitter())
             state, due_us = (FAILED, sent.due_us) if again_us is None else (WAITING, again_us)
             outcome = "gone" if status == GONE else "failed" if again_us is None else "retried"
         told = msgspec.structs.replace(sent, state=state, due_us=due_us, status=status, answer=answer)
