@@ -157,7 +157,7 @@ class Sender:
             answer = await self._transport.open(self._exchange(one))
             await _drain(answer)
         except (BackendError, ValueError) as error:
-            return None, f"no answer: {error or type(error).__name__}"[:ANSWER_CHARS_MAX]
+            return None, f"no answer: {str(error) or type(error).__name__}"[:ANSWER_CHARS_MAX]
         redirect = f"{answer.status}, a redirect: not followed" if 300 <= answer.status < 400 else None
         return answer.status, GONE_ANSWER if answer.status == GONE else redirect
 

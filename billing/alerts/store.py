@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import CursorResult, Row, Table, delete, func, or_, select, update
+from sqlalchemy import RowMapping, Table, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
@@ -61,12 +61,12 @@ def insert_webhook(session: Session, webhook: Webhook) -> None:
 def get_webhook(session: Session, webhook_id: str) -> Webhook | None:
     """Return one endpoint, or None."""
     row = session.connection().execute(select(_WEBHOOK).where(_WEBHOOK.c.id == webhook_id)).first()
-    return None if row is None else _webhook(row)
+    return None if row is None else _webhook(row._mapping)
 
 
 def all_webhooks(session: Session) -> list[Webhook]:
     """Return every endpoint, oldest first."""
-    return [_webhook(row) for row in session.connection().execute(select(_WEBHOOK).order_by(_WEBHOOK.c.created_us, _WEBHOOK.c.id))]
+    return [_webhook(row._mapping) for row in session.connection().execute(select(_WEBHOOK).order_by(_WEBHOOK.c.created_us, _WEBHOOK.c.id))]
 
 
 def delete_webhook(session: Session, webhook_id: str) -> None:
@@ -115,7 +115,7 @@ def claim(session: Session, now_us: int, until_us: int, *, limit: int, each_max:
     rows = connection.execute(
         select(*_ALL, _WEBHOOK.c.url).join_from(_DELIVERY, _WEBHOOK, _DELIVERY.c.webhook_id == _WEBHOOK.c.id).where(_DELIVERY.c.id.in_(ids))
     )
-    found = [Claimed(_delivery(row), row.url) for row in rows]
+    found = [Claimed(_delivery(row._mapping), row.url) for row in rows]
     return sorted(found, key=lambda one: (one.delivery.created_us, one.delivery.id))
 
 
@@ -124,26 +124,26 @@ def finish(session: Session, delivery: Delivery) -> bool:
     same = (_DELIVERY.c.id == delivery.id) & (_DELIVERY.c.tries == delivery.tries) & (_DELIVERY.c.state == WAITING)
     values = {"state": delivery.state, "due_us": delivery.due_us, "status": delivery.status, "answer": delivery.answer}
     result = session.connection().execute(update(_DELIVERY).where(same).values(values))
-    return isinstance(result, CursorResult) and result.rowcount == 1
+    return result.rowcount == 1
 
 
 def get_delivery(session: Session, delivery_id: str) -> Delivery | None:
     """Return one message, or None."""
     row = session.connection().execute(select(*_ALL).where(_DELIVERY.c.id == delivery_id)).first()
-    return None if row is None else _delivery(row)
+    return None if row is None else _delivery(row._mapping)
 
 
 def deliveries(session: Session, webhook_id: str | None, limit: int) -> list[Delivery]:
     """Return the latest messages, to one endpoint or to all, the newest first."""
     query = select(*_ALL).order_by(_DELIVERY.c.created_us.desc(), _DELIVERY.c.id).limit(limit)
-    return [_delivery(row) for row in session.connection().execute(query if webhook_id is None else query.where(_DELIVERY.c.webhook_id == webhook_id))]
+    return [_delivery(row._mapping) for row in session.connection().execute(query if webhook_id is None else query.where(_DELIVERY.c.webhook_id == webhook_id))]
 
 
 def prune(session: Session, before_us: int, limit: int) -> int:
     """Forget messages made before an instant, the oldest first, at most `limit`; return how many."""
     old = select(_DELIVERY.c.id).where(_DELIVERY.c.created_us < before_us).order_by(_DELIVERY.c.created_us, _DELIVERY.c.id).limit(limit)
     result = session.connection().execute(delete(_DELIVERY).where(_DELIVERY.c.id.in_(old)))
-    return result.rowcount if isinstance(result, CursorResult) else 0
+    return result.rowcount
 
 
 def _insert_new(session: Session, crossed: Sequence[Threshold]) -> list[Threshold]:
@@ -156,13 +156,13 @@ def _insert_new(session: Session, crossed: Sequence[Threshold]) -> list[Threshol
 
 def _webhooks_for(session: Session, tenant_ids: set[str]) -> list[Webhook]:
     mine = or_(_WEBHOOK.c.tenant_id.is_(None), _WEBHOOK.c.tenant_id.in_(sorted(tenant_ids)))
-    return [_webhook(row) for row in session.connection().execute(select(_WEBHOOK).where(mine, _WEBHOOK.c.disabled_us.is_(None)).order_by(_WEBHOOK.c.id))]
+    query = select(_WEBHOOK).where(mine, _WEBHOOK.c.disabled_us.is_(None)).order_by(_WEBHOOK.c.id)
+    return [_webhook(row._mapping) for row in session.connection().execute(query)]
 
 
-def _webhook(row: Row[tuple[object, ...]]) -> Webhook:
-    values = row._mapping
+def _webhook(values: RowMapping) -> Webhook:
     return Webhook(**{**values, "events": None if values["events"] is None else tuple(values["events"])})
 
 
-def _delivery(row: Row[tuple[object, ...]]) -> Delivery:
-    return Delivery(**{field: row._mapping[field] for field in Delivery.__struct_fields__})
+def _delivery(values: RowMapping) -> Delivery:
+    return Delivery(**{field: values[field] for field in Delivery.__struct_fields__})

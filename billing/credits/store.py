@@ -148,7 +148,7 @@ def with_sums(session: Session) -> set[str]:
     return {row.tenant_id for query in (select(_ID), select(_SUM.c.tenant_id).distinct()) for row in connection.execute(query)}
 
 
-def _totals(row: Row[Any]) -> Totals:
+def _totals(row: Row[*tuple[Any, ...]]) -> Totals:
     return Totals(
         tenant_id=row[0], debt_ncr=row[1], consumed_ncr=row[2], excess_ncr=row[3], overage_ncr=row[4], noticed_us=row[5], noticed_percent=row[6]
     )

@@ -37,7 +37,7 @@ async def main(url: str, ahead_s: float, point: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
             return False
 
-        store.finish = die
+        store.finish = die  # type: ignore[assignment]
     database, transport = Database(url), HttpxTransport()
     sender = Sender(database, KeyHasher(PEPPER), transport, SteppedClock(ahead_s), settings=WebhookSettings())
     print("ready", flush=True)

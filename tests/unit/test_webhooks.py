@@ -14,7 +14,7 @@ from standardwebhooks import Webhook as Receiver
 from backends.transport.over_httpx import HttpxTransport
 from billing.alerts import store
 from billing.alerts.thresholds import Threshold
-from billing.alerts.webhook import GIVE_UP_US, Delivery
+from billing.alerts.webhook import GIVE_UP_US, Delivery, check_url
 from billing.db import Database
 from billing.errors import BooksUnavailable, Conflict, Invalid, NotFound
 from billing.operations import webhooks
@@ -295,7 +295,7 @@ async def test_it_follows_until_it_is_cancelled_also_past_a_database_that_was_aw
 ) -> None:
     post.add(url_of(receiver))
     post.reach()
-    outbox, failures = store.outbox, []
+    outbox, failures = store.outbox, list[bool]()
 
     def sometimes(session: Any) -> Any:
         if len(failures) < 2:
@@ -357,14 +357,14 @@ def test_no_secret_is_in_the_database(post: Post) -> None:
 )
 def test_a_url_that_is_no_endpoint_is_refused_with_what_to_do(url: str, part: str) -> None:
     with pytest.raises(Invalid, match=part) as refused:
-        webhooks.check_url(url)
+        check_url(url)
     assert refused.value.field == "url"
 
 
 @pytest.mark.parametrize("url", ["https://example.com", "https://example.com:8443/a?b=c", "http://localhost:1/", "http://127.0.0.5/", "http://[::1]:8080/x"])
 def test_a_url_that_may_be_one(url: str) -> None:
-    webhooks.check_url(url)
-    webhooks.check_url("http://example.com/", allow_http=True)
+    check_url(url)
+    check_url("http://example.com/", allow_http=True)
 
 
 def test_events_and_tenants_that_are_not_there_are_refused(post: Post) -> None:

@@ -1,6 +1,7 @@
 """A flush notices each threshold that use has reached, once a period and percent, in its own transaction, and sends no statement where none was."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import msgspec
 import pytest
@@ -202,7 +203,7 @@ def test_processes_that_flush_at_once_note_each_threshold_once(db: Database) -> 
         other = Database(db.engine.url.render_as_string(hide_password=False))
         try:
             for number in range(first, first + 10):
-                other.retrying(lambda session, number=number: book(session, [use(number, 10), use(1, 10)], START_US))
+                other.retrying(partial(book, events=[use(number, 10), use(1, 10)], now_us=START_US))
         finally:
             other.close()
 
