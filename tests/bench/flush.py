@@ -118,6 +118,7 @@ def fill(database: Database, events: int, people: int, *, first: int = 0) -> tup
 
 def operations(database: Database, people: int, *, first: int) -> tuple[str, str, str, str]:
     """Measure a balance, a draw, a burn-down of one event and one of fifty."""
+    stage.settle(database)
     names = [stage.tenant_id(number * 7919 % people) for number in range(100)]
     several = iter(stage.requests(100 * 51, people, first=first))
 

@@ -114,6 +114,13 @@ def drawn(database: Database, name: str) -> Snapshot:
         return draw(session, MEMBER, name, wants, NOW_US)
 
 
+def settle(database: Database) -> None:
+    """Let what a fill left to be written to the disk be written, so that it is not measured with what comes next."""
+    if database.dialect == "postgresql":
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("CHECKPOINT"))
+
+
 def _people(database: Database, count: int) -> None:
     database.migrate()
     plans.set_plan(database, PlanTerms(plan="pro", allowance_ncr=10**15), NOW_US)
