@@ -202,4 +202,11 @@ async def _off_loop(work: Callable[[], T]) -> T:
             future.set_exception(error)
 
     threading.Thread(target=run, name="weir-webhooks", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    waiting = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        await asyncio.wait([waiting], timeout=STOP_S)  # what is closed after us is not to be closed under the thread
+        if waiting.done():
+            waiting.exception()
+        raise

@@ -316,6 +316,28 @@ async def test_it_follows_until_it_is_cancelled_also_past_a_database_that_was_aw
     assert len(failures) == 2
 
 
+async def test_cancelled_it_ends_after_what_it_was_doing_in_the_database(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go_on, left = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(_session: Any) -> store.Outbox:
+        inside.set()
+        go_on.wait(10)
+        left.set()
+        return store.Outbox(0, None)
+
+    monkeypatch.setattr(store, "outbox", slow)
+    following = asyncio.create_task(post.sender.follow())
+    await asyncio.to_thread(inside.wait, 10)
+    following.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not following.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await following
+    assert left.is_set()
+
+
 def test_an_endpoint_that_is_removed_takes_what_was_for_it_along(post: Post) -> None:
     added = post.add("https://hook.test/")
     post.reach()
