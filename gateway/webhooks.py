@@ -75,13 +75,17 @@ class Sender:
 
     async def follow(self) -> None:
         """Deliver until cancelled; then what is under way has a moment to end."""
+        away = False
         try:
             while True:
                 self._ended.clear()
                 try:
                     await self.turn()
+                    away = False
                 except BooksUnavailable as error:
-                    log.info("webhooks wait for the database: %s", error)
+                    if not away:  # said once, not every second
+                        log.info("webhooks wait for the database: %s", error)
+                    away = True
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._every_s):
                         await self._ended.wait()

@@ -291,8 +291,9 @@ async def test_who_comes_late_with_a_claim_that_was_taken_over_changes_nothing(p
 
 
 async def test_it_follows_until_it_is_cancelled_also_past_a_database_that_was_away(
-    post: Post, receiver: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+    post: Post, receiver: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "weir.webhooks")
     post.add(url_of(receiver))
     post.reach()
     outbox, failures = store.outbox, list[bool]()
@@ -314,6 +315,7 @@ async def test_it_follows_until_it_is_cancelled_also_past_a_database_that_was_aw
     with pytest.raises(asyncio.CancelledError):
         await following
     assert len(failures) == 2
+    assert [record.getMessage() for record in caplog.records] == ["webhooks wait for the database: away"]
 
 
 async def test_cancelled_it_ends_after_what_it_was_doing_in_the_database(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,6 +349,16 @@ def test_an_endpoint_that_is_removed_takes_what_was_for_it_along(post: Post) -> 
     for call in (webhooks.remove_webhook, webhooks.queue_test):
         with pytest.raises(NotFound, match=f"there is no webhook `{added.webhook.id}`"):
             call(post.db, added.webhook.id, post.clock.now_us())
+
+
+def test_what_a_flush_wrote_for_an_endpoint_that_was_just_removed_waits_for_nobody(post: Post) -> None:
+    added = post.add("https://hook.test/")
+    webhooks.queue_test(post.db, added.webhook.id, post.clock.now_us())
+    with post.db.write() as session:
+        assert store.outbox(session) == (1, post.clock.now_us())
+        session.connection().exec_driver_sql("DELETE FROM webhook")
+        assert store.outbox(session) == (0, None)
+        assert store.claim(session, post.clock.now_us(), post.clock.now_us() + 1, limit=9, each_max=9) == []
 
 
 def test_no_secret_is_in_the_database(post: Post) -> None:
