@@ -14,7 +14,8 @@ PROMISED = """weir_requests weir_request_duration_seconds weir_time_to_first_tok
 weir_queue_wait_seconds weir_lane_tenants weir_refusals weir_backend_up weir_backend_attempts weir_holds_open weir_settle_failures
 weir_queue_depth weir_slots weir_slots_used weir_child_restarts weir_ready weir_usage_rejected weir_usage_conflicts weir_usage_backlog
 weir_usage_oldest_seconds weir_processes weir_displaced weir_leases_alive
-weir_journal_failures weir_journal_bytes weir_ledger_imbalance_ncr weir_usage_estimated weir_rate_windows_shared weir_rate_windows_errors""".split()
+weir_journal_failures weir_journal_bytes weir_ledger_imbalance_ncr weir_usage_estimated weir_rate_windows_shared weir_rate_windows_errors
+weir_webhooks weir_webhooks_waiting""".split()
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
