@@ -45,13 +45,11 @@ async def test_a_full_disk_refuses_new_work_and_loses_nothing(tmp_path: Path, up
                 with ballast.open("wb") as file:
                     fill(file.fileno())
                 async with asyncio.timeout(20):
-                    while not people.count(503):
+                    while people.count(503) < 20 or (await ask(gateway.port, key)).status != 503:  # near the end some still find room
                         await asyncio.sleep(0.01)
-                refused = await ask(gateway.port, key)
                 own_pg.start()
                 ballast.unlink()
                 await people.until(50)
-            assert refused.status == 503
             assert {one.status for one in people.answers} == {200, 503}
             scene.stop()
             scene.check(people.seen)
