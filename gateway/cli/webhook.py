@@ -3,6 +3,7 @@
 import asyncio
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from backends.transport.over_httpx import HttpxTransport
@@ -18,8 +19,8 @@ from gateway.wire.instants import show as instant
 app = typer.Typer(no_args_is_help=True, help="Webhooks: who is told when credits run low.")
 WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK_ID")]
 COLUMNS = ("id", "url", "tenant", "events", "created", "disabled")
-SENT = ("id", "webhook", "tenant", "type", "state", "tries", "status", "answer", "created", "tried", "due", "body")
-BRIEF = ("created", "webhook", "tenant", "type", "state", "tries", "status", "answer")
+SENT = ("id", "webhook", "tenant", "type", "percent", "state", "tries", "status", "answer", "created", "tried", "due", "body")
+BRIEF = ("created", "webhook", "tenant", "type", "percent", "state", "tries", "status", "answer")
 
 
 @app.command()
@@ -113,6 +114,7 @@ def _sent(one: Delivery) -> dict[str, Any]:
         "webhook": one.webhook_id,
         "tenant": one.tenant_id,
         "type": one.type,
+        "percent": msgspec.json.decode(one.body)["data"].get("percent"),
         "state": one.state,
         "tries": one.tries,
         "status": one.status,

@@ -52,6 +52,7 @@ def test_a_test_is_sent_from_here_and_its_answer_said(weir: Weir, receiver: Scri
     assert Receiver(secret).verify(seen.body, seen.headers)["type"] == "webhook.test"
     (sent,) = rows(weir, "deliveries", row["id"])
     assert (sent["id"], sent["state"], sent["tries"], sent["status"], sent["due"]) == (seen.headers["webhook-id"], "done", 1, 200, None)
+    assert (sent["type"], sent["percent"]) == ("webhook.test", None)
     assert "webhook.test" in weir("webhook", "deliveries").out
 
 
