@@ -33,6 +33,8 @@ BUSY_TIMEOUT_MS = 10_000
 CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_MS = 10_000
 STATEMENT_TIMEOUT_MS = 30_000
+ENDED_BY_SERVER = "25P03"
+STALLED_TIMEOUT_MS = 15_000  # a transaction that does nothing is ended by the server
 LONG_TIMEOUT_MS = 600_000  # exports, sums over every event, migrations
 NETWORK_TIMEOUT_MS = 15_000  # what was sent and is not acknowledged
 POOL_MAX, POOL_KEPT, POOL_TIMEOUT_S = 15, 5, 5.0  # connections of one process: at most, and those kept open when idle
@@ -146,7 +148,7 @@ class Database:
 
     def _take_time(self, connection: Connection) -> None:
         if self.dialect == "postgresql":
-            for setting in ("lock_timeout", "statement_timeout"):
+            for setting in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
                 connection.execute(text(f"SET LOCAL {setting} = {LONG_TIMEOUT_MS}"))
 
 
@@ -159,7 +161,8 @@ def _unavailable() -> Generator[None]:
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) in CONTENDED:
             raise BooksContended(f"another transaction stood in the way and nothing was written; try again: {error.orig}") from error
-        if not isinstance(error, OperationalError | InterfaceError) and not error.connection_invalidated:
+        ended = getattr(error.orig, "sqlstate", None) == ENDED_BY_SERVER
+        if not isinstance(error, OperationalError | InterfaceError) and not error.connection_invalidated and not ended:
             raise
         raise BooksUnavailable(f"the database cannot be used now: {error.orig}") from error
 
@@ -191,7 +194,11 @@ def _postgresql_engine(url: URL, pool_max: int) -> Engine:
     own = url.query.get("options", "")
     # A plan kept from when a table was small goes on reading all of it when it has grown, and reads every month's partition where one would do.
     plans = "-c plan_cache_mode=force_custom_plan"
-    asked["options"] = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} {plans} {own if isinstance(own, str) else ' '.join(own)}"
+    # A process that stalls in the middle of a transaction, or is gone without a word, must not hold a tenant's account against all the others.
+    stalled = f"-c idle_in_transaction_session_timeout={STALLED_TIMEOUT_MS} -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3"
+    asked["options"] = (
+        f"{stalled} -c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} {plans} {own if isinstance(own, str) else ' '.join(own)}"
+    )
     kept = min(POOL_KEPT, pool_max)
     engine = create_engine(url, pool_pre_ping=True, pool_size=kept, max_overflow=pool_max - kept, pool_timeout=POOL_TIMEOUT_S, connect_args=asked)
 

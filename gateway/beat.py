@@ -31,7 +31,7 @@ from gateway.clock import Clock
 T = TypeVar("T")
 
 PATIENCE = 1.25  # terms that another's beat may stand still before it is buried
-IDLE_US = 60_000_000  # an account without a request for so long gives back what it has set aside, if there is anybody to give it to
+RECONCILE_S = 60.0  # how often it looks whether the books have set aside for it what it does not know of
 
 log = logging.getLogger("weir.beat")
 
@@ -46,8 +46,12 @@ class Books(Protocol):
         """Whether what dead processes left is still being booked."""
         ...
 
-    def run(self, work: Callable[[Session], T], then: Callable[[T], None] | None = None) -> Future[T]:
+    def run(self, work: Callable[[Session], T], *, urgent: bool = False) -> Future[T]:
         """Run work on the books thread, between two batches."""
+        ...
+
+    def owns(self, segment: Path) -> bool:
+        """Tell whether a segment of the journal is this process's own."""
         ...
 
 
@@ -58,8 +62,12 @@ class Leaseholder(Protocol):
         """Forget them: they are gone."""
         ...
 
-    def give_back_idle(self, before_us: int) -> int:
-        """Give back those not used since an instant."""
+    def give_back(self, most_ncr: int) -> int:
+        """Give back what is not worth keeping."""
+        ...
+
+    def reconcile(self) -> None:
+        """Give back what the books have set aside and nobody here knows of."""
         ...
 
 
@@ -78,6 +86,8 @@ class Beat:
         self._woken = asyncio.Event()
         self._lost = True
         self._ended = False
+        self._looked_s = 0.0  # when it saw the others last
+        self._reconciled_s = 0.0
         self.holder: Leaseholder | None = None
         self.member = Member(replica_id="", beats=(), lease_ncr_max=lease_ncr_max)
         self.displacements = 0
@@ -98,8 +108,11 @@ class Beat:
                 self.holder.unleased()
         return False
 
-    def displaced(self) -> None:
-        """Hear that the books know this process no more. It joins again at once."""
+    def displaced(self, replica_id: str) -> None:
+        """Hear that the books do not know this process by that name. Unless it has another already, it joins again at once."""
+        if replica_id != self.member.replica_id or self._lost:
+            return
+        self.displacements += 1
         self._deadline_s = 0.0
         self._lost = True
         self._woken.set()
@@ -117,15 +130,15 @@ class Beat:
             leases.register(session, mine)
             return leases.replicas(session)
 
-        if self.holder is not None:
-            self.holder.unleased()
-        found = await asyncio.wrap_future(self._books.run(enter))
+        found = await asyncio.wrap_future(self._books.run(enter, urgent=True))
         before, self._marker = self._marker, self._mark(mine.id)
         if before is not None:
             before.remove()
         self._seen.clear()
         self.member = msgspec.structs.replace(self.member, replica_id=mine.id, beats=(mine.beat,))
         self._books.replica_id = mine.id
+        if self.holder is not None:
+            self.holder.unleased()  # all of it was the old name's
         self._lost = False
         self._told(found, sent_s)
 
@@ -146,11 +159,13 @@ class Beat:
                 if not said:
                     log.warning("the books cannot be told that this process lives; it admits from its leases for %.0f s more: %s", self._left_s(), error)
                 said = True
+            except Exception:  # a beat that ends would end every lease for ever: it is logged and tried again
+                log.exception("a beat failed; it is tried again")
 
     async def beat(self) -> None:
         """Tell the books that this process lives, and look who else does. Raises `BooksUnavailable`, `Displaced`."""
         sent_s = self._clock.monotonic_s()
-        found = await asyncio.wrap_future(self._books.run(self._tell))
+        found = await asyncio.wrap_future(self._books.run(self._tell, urgent=True))
         self._told(found, sent_s)
 
     def leave(self, database: Database, *, booked: bool) -> None:
@@ -174,14 +189,17 @@ class Beat:
         else:
             try:
                 await self.beat()
-            except Displaced:
-                self.displacements += 1
+            except Displaced as gone:
                 log.warning("process %s was taken for dead, or runs twice: it begins again under a new name", self.member.replica_id)
-                self._lost = True
+                self.displaced(gone.replica_id)
                 await self.join()
         await self._bury()
         if self.holder is not None and self.member.processes > 1:
-            self.holder.give_back_idle(self._clock.now_us() - IDLE_US)
+            self.holder.give_back(self.member.lease_ncr_max)
+            now_s = self._clock.monotonic_s()
+            if now_s >= self._reconciled_s + RECONCILE_S:
+                self._reconciled_s = now_s
+                self.holder.reconcile()
 
     def _tell(self, session: Session) -> list[Replica]:
         new = _number()
@@ -189,13 +207,16 @@ class Beat:
         # The commit's answer may be lost: from here on either may be what the books have.
         self.member = msgspec.structs.replace(self.member, beats=(*last, new))
         if not leases.beat(session, self.member.replica_id, last, new):
-            raise Displaced(f"process {self.member.replica_id} is no longer in the books")
+            raise Displaced(self.member.replica_id)
         return leases.replicas(session)
 
     def _told(self, found: list[Replica], sent_s: float) -> None:
         now_s = self._clock.monotonic_s()
         self._deadline_s = sent_s + self._term_s
         self._ended = False
+        if now_s - self._looked_s > 2 * self._every_s + self._term_s / 4:
+            self._seen.clear()  # it did not look for a while, perhaps because nobody could reach the books: the others have their term from now
+        self._looked_s = now_s
         seen = {}
         for replica in found:
             if replica.id != self.member.replica_id:
@@ -213,10 +234,13 @@ class Beat:
                     log.warning("process %s has not beaten for %.0f s and is taken for dead; what it had leased goes back", replica_id, now_s - since_s)
                 self._seen.pop(replica_id, None)
         if not self._books.replaying:
-            for replica_id, path in dead_here(self._folder).items():
-                await asyncio.wrap_future(self._books.run(partial(leases.bury, replica_id=replica_id)))
+            for replica_id, (path, replayed) in dead_here(self._folder, self._books.owns).items():
+                if replica_id in self._seen:
+                    if not replayed:
+                        continue
+                    await asyncio.wrap_future(self._books.run(partial(leases.bury, replica_id=replica_id)))
+                    self._seen.pop(replica_id)
                 path.unlink(missing_ok=True)
-                self._seen.pop(replica_id, None)
         self.member = msgspec.structs.replace(self.member, processes=1 + len(self._seen))
 
     def _mark(self, replica_id: str) -> Marker | None:

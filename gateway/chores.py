@@ -34,6 +34,8 @@ class Chores:
                 did = await self.run()
             except BooksUnavailable as error:
                 log.info("the chores wait for the database: %s", error)
+            except Exception:  # whatever is wrong now, the chores of the next hours have to be done
+                log.exception("the chores failed; they are tried again")
             else:
                 if any(did.values()):
                     log.info("chores: %s", ", ".join(f"{name} {count}" for name, count in did.items() if count))

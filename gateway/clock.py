@@ -21,6 +21,14 @@ class Clock(Protocol):
         ...
 
 
+def _since_boot_s() -> float:
+    # A lease that ended while the machine was suspended has ended: the usual monotonic clock would not know.
+    return time.clock_gettime(BOOT) if BOOT is not None else time.monotonic()
+
+
+BOOT: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+
 class SystemClock:
     """The machine's own clock."""
 
@@ -31,8 +39,8 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def monotonic_s(self) -> float:
-        """Return seconds since an arbitrary instant; never goes back."""
-        return time.monotonic()
+        """Return seconds since an arbitrary instant; never goes back, and goes on while the machine sleeps where that can be told (Linux)."""
+        return _since_boot_s()
 
 
 def format_instant(instant_us: int) -> str:

@@ -226,7 +226,7 @@ async def _close_books(services: Services) -> None:
     def stop() -> None:
         try:
             services.recorder.stop(BOOKS_S_MAX)
-            services.beat.leave(services.database, booked=not services.recorder.unbooked)
+            services.beat.leave(services.database, booked=not services.recorder.unbooked and not services.recorder.open_requests)
         finally:
             loop.call_soon_threadsafe(done.set)
 

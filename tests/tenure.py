@@ -16,5 +16,6 @@ class FixedTenure:
         with db.write() as session:
             leases.register(session, Replica(id=replica_id, beat=1, host="here", pid=1, started_us=START_US))
 
-    def displaced(self) -> None:
+    def displaced(self, replica_id: str) -> None:
+        assert replica_id == self.member.replica_id
         self.displacements += 1

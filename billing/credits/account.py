@@ -39,11 +39,15 @@ class Flushed(msgspec.Struct, frozen=True, kw_only=True):
     """What a flush did to one tenant: how much of this process's unflushed is booked now (`taken`, by purse and ceiling), and what the books say after.
 
     `states` (purses) and `ceilings` (what is leased of each) are empty when the books could say nothing of the tenant (its events were parked).
+    `by_period` is what was taken of ceilings, by ceiling and period; `today` the start of the tenant's day of the newest event and what all
+    processes served past the credits since, where this batch had any of it.
     """
 
     tenant_id: str
     taken: dict[str, int]
     past_ncr: int
+    by_period: dict[tuple[str, int | None], int] = {}
+    today: tuple[int, int] | None = None
     states: tuple[PurseState, ...] = ()
     ceilings: dict[str, int] = {}
     debt_ncr: int | None = None
@@ -53,17 +57,34 @@ class Account:
     """One tenant's enforcement state. Every method is a few additions; amounts in ncr."""
 
     __slots__ = (
-        "_claims", "_parts", "_past_base", "_past_unflushed", "day_ends_us", "day_us", "debt_ncr", "open_requests", "period_us", "reset_us", "retry_us",
-        "stale", "tenant_id", "timezone", "valid_until_us",
+        "_claims",
+        "_parts",
+        "_past_base",
+        "_past_unflushed",
+        "asked_s",
+        "day_ends_us",
+        "day_us",
+        "debt_ncr",
+        "open_requests",
+        "period_us",
+        "reset_us",
+        "retry_s",
+        "stale",
+        "tenant_id",
+        "timezone",
+        "valid_until_us",
     )  # fmt: skip
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.tenant_id = snapshot.tenant_id
         self.open_requests = 0
+        self.asked_s = float("-inf")  # when the books were last asked in the background
         self._parts: dict[str, Purse] = {GENERAL: Purse(GENERAL)}
         self._claims: dict[tuple[str, str | None, str], Claims] = {}
         self._past_base = 0
         self._past_unflushed = 0
+        self.period_us: int | None = None
+        self.day_us = 0
         self.reloaded(snapshot)
 
     def claims(self, key_id: str, project: str | None, model: str) -> Claims:
@@ -143,7 +164,7 @@ class Account:
         if self.open_requests:
             self.open_requests -= 1
 
-    def settle(self, hold: Hold, charge_ncr: int, *, full_cover: bool, now_us: int = 0) -> Cover:
+    def settle(self, hold: Hold, charge_ncr: int, *, full_cover: bool) -> Cover:
         """End a request: give its hold back, take its charge; return what credits pay of it, and from where.
 
         `full_cover` (fast lane): the whole charge, into debt if need be. Otherwise: what is free and nobody else's, the rest is past the credits.
@@ -159,23 +180,30 @@ class Account:
         if len(claims.purses) == 1 and not claims.ceilings:
             purse = claims.purses[0]
             purse.unflushed_ncr += cover
-            purse.used_at_us = now_us
+            purse.used_ncr += cover
             return Cover(cover) if purse.name == GENERAL else Cover(cover, {purse.name: cover})
-        return Cover(cover, self._take(claims, cover, now_us))
+        return Cover(cover, self._take(claims, cover))
 
     def flushed(self, flush: Flushed) -> None:
         """Take note that the books have what was settled here, and of what they say now."""
         for name, ncr in flush.taken.items():
-            part = self._part(name)
-            part.unflushed_ncr -= ncr
-            if name.startswith(CAP):
-                part.left_ncr -= ncr  # a purse's comes with its state
+            self._part(name).unflushed_ncr -= ncr
+        for (name, period_us), ncr in flush.by_period.items():
+            if period_us == self.period_us:  # a purse's comes with its state
+                self._part(name).left_ncr -= ncr
         for name, lease_ncr in flush.ceilings.items():
             self._part(name).lease_ncr = lease_ncr
         self._past_unflushed -= flush.past_ncr
-        self._past_base += flush.past_ncr
+        if flush.today is not None and flush.today[0] == self.day_us:
+            self._past_base = flush.today[1]
+        else:
+            self._past_base += flush.past_ncr
         for state in flush.states:
-            self._part(state.name).told(state)
+            part = self._part(state.name)
+            before = _scope(part.state)
+            part.told(state)
+            if _scope(part.state) != before:
+                self._claims.clear()  # who may use what has changed; the draw that follows finds it as it is
         if flush.debt_ncr is not None:
             self.debt_ncr = flush.debt_ncr
 
@@ -204,7 +232,7 @@ class Account:
         self.day_ends_us = snapshot.day_ends_us
         self.timezone = snapshot.timezone
         self.stale = False
-        self.retry_us = 0
+        self.retry_s = 0.0
 
     def unleased(self) -> None:
         """Forget every lease: they are another's now, or nobody's. What is held and settled stays, and is paid from what the books have then."""
@@ -228,12 +256,12 @@ class Account:
         ceilings = tuple(part for name in caps if (part := self._parts.get(name)) is not None and part.state is not None)
         return Claims(tuple(purses), ceilings)
 
-    def _take(self, claims: Claims, cover_ncr: int, now_us: int) -> dict[str, int] | None:
+    def _take(self, claims: Claims, cover_ncr: int) -> dict[str, int] | None:
         taken: dict[str, int] = {}
         left = cover_ncr
         for purse, ncr in spread(claims.purses, cover_ncr):
             purse.unflushed_ncr += ncr
-            purse.used_at_us = now_us
+            purse.used_ncr += ncr
             taken[purse.name] = ncr
             left -= ncr
         if left:  # more than all of them have: the tenant owes it
@@ -241,7 +269,7 @@ class Account:
             taken[GENERAL] = taken.get(GENERAL, 0) + left
         for ceiling in claims.ceilings:
             ceiling.unflushed_ncr += cover_ncr
-            ceiling.used_at_us = now_us
+            ceiling.used_ncr += cover_ncr
             if cover_ncr:
                 taken[ceiling.name] = cover_ncr
         return None if not taken or taken.keys() == {GENERAL} else taken

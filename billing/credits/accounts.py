@@ -20,12 +20,15 @@ from billing.credits.account import Account, Flushed, Snapshot
 from billing.credits.draw import Displaced, Member, Want, draw
 from billing.credits.purse import Claims, Purse
 from billing.leases import store as leases
+from billing.leases.store import Lease
 
 T = TypeVar("T")
 ACCOUNTS_MAX = 50_000
 EVICT_TRIES = 64
-RETRY_US = 1_000_000
-DRY_US = 1_000_000  # how long after the books had no more a tenant's requests wait before one of them asks again
+RETRY_S = 1.0
+DRY_S = 1.0  # how long after the books had no more a tenant's requests wait before one of them asks again
+ASK_EVERY_S = 0.25  # a tenant's lease is drawn up in the background at most so often
+SPAN_S = 60.0  # what was used within one or two of these is worth keeping
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +40,25 @@ class Clock(Protocol):
         """Return UTC epoch microseconds."""
         ...
 
+    def monotonic_s(self) -> float:
+        """Return seconds that never go back."""
+        ...
+
 
 class Books(Protocol):
     """What accounts need of the recorder."""
 
     on_flushed: Callable[[list[Flushed]], None] | None
 
-    def run(self, work: Callable[[Session], T], then: Callable[[T], None] | None = None, otherwise: Callable[[BaseException], None] | None = None) -> Future[T]:
-        """Run work between two batches; `then` hears the result on the loop, or `otherwise` the failure, in order with `on_flushed`."""
+    def run(
+        self,
+        work: Callable[[Session], T],
+        then: Callable[[T], None] | None = None,
+        otherwise: Callable[[BaseException], None] | None = None,
+        *,
+        urgent: bool = False,
+    ) -> Future[T]:
+        """Run work between two batches, before what is not `urgent`; `then` hears the result on the loop, or `otherwise` the failure, in order."""
         ...
 
 
@@ -56,19 +70,20 @@ class Tenure(Protocol):
         """Say it as the books must hear it (books thread)."""
         ...
 
-    def displaced(self) -> None:
-        """Hear that the books know this process no more (event loop)."""
+    def displaced(self, replica_id: str) -> None:
+        """Hear that the books do not know this process by that name (event loop)."""
         ...
 
 
 class Asking:
     """One draw that is on its way to the books: what is wanted of it, by kind of request, until it begins."""
 
-    __slots__ = ("drawing", "wants")
+    __slots__ = ("drawing", "urgent", "wants")
 
-    def __init__(self) -> None:
+    def __init__(self, *, urgent: bool) -> None:
         self.wants: Counter[tuple[str, str | None, str]] = Counter()
         self.drawing: Future[Snapshot] | None = None
+        self.urgent = urgent
 
     @property
     def over(self) -> bool:
@@ -88,6 +103,8 @@ class Accounts:
         self._asking: dict[str, Asking] = {}
         self._lock = threading.Lock()  # over `_asking`: the books thread takes what the loop has put there
         self._awaited: Counter[str] = Counter()
+        self._drawing: Counter[str] = Counter()  # draws under way, by tenant
+        self._span_began_s = clock.monotonic_s()
         books.on_flushed = self.flushed
 
     def __len__(self) -> int:
@@ -105,10 +122,11 @@ class Accounts:
         now_us = self._clock.now_us()
         if now_us >= account.valid_until_us:
             return None
-        if (account.stale or now_us >= account.day_ends_us) and now_us >= account.retry_us:
-            account.stale = False
-            account.retry_us = now_us + RETRY_US
-            self.ask(tenant_id)
+        if account.stale or now_us >= account.day_ends_us:
+            now_s = self._clock.monotonic_s()
+            if now_s >= max(account.retry_s, account.asked_s + RETRY_S):
+                account.stale, account.asked_s = False, now_s
+                self.ask(tenant_id)
         self._accounts.move_to_end(tenant_id)
         return account
 
@@ -128,7 +146,7 @@ class Accounts:
         self._awaited[tenant_id] += 1
         try:
             while True:
-                await asyncio.shield(asyncio.wrap_future(self.ask(tenant_id, want)))
+                await asyncio.shield(asyncio.wrap_future(self.ask(tenant_id, want, urgent=True)))
                 account = self._accounts.get(tenant_id)
                 if account is not None:  # else it was dropped between a draw that had just ended and this waiting for it
                     return account
@@ -137,38 +155,43 @@ class Accounts:
             if not self._awaited[tenant_id]:
                 del self._awaited[tenant_id]
 
-    def ask(self, tenant_id: str, want: Want | None = None) -> Future[Snapshot]:
-        """Draw what is wanted, soon: all that is asked before the books come to it goes into one transaction. Applied when the future is done."""
+    def ask(self, tenant_id: str, want: Want | None = None, *, urgent: bool = False) -> Future[Snapshot]:
+        """Draw what is wanted, soon: all that is asked before the books come to it goes into one transaction. Applied when the future is done.
+
+        `urgent`: somebody waits for it, so it goes before those that nobody does.
+        """
         with self._lock:
             asking = self._asking.get(tenant_id)
-            new = asking is None or asking.over
+            new = asking is None or asking.over or (urgent and not asking.urgent)
             if asking is None or new:
-                asking = self._asking[tenant_id] = Asking()
+                asking = self._asking[tenant_id] = Asking(urgent=urgent)
             if want is not None:
                 asking.wants[want.key_id, want.project, want.model] += want.need_ncr
         if new:
+            self._drawing[tenant_id] += 1
             asking.drawing = self._books.run(
-                lambda session: self._draw(session, tenant_id, asking), self._drawn, lambda error: self._not_drawn(tenant_id, asking, error)
+                lambda session: self._draw(session, tenant_id, asking), self._drawn, lambda error: self._not_drawn(tenant_id, asking, error), urgent=urgent
             )
         assert asking.drawing is not None, "asked again from within the asking"
         return asking.drawing
 
     def want_more(self, account: Account, claims: Claims, want: Want) -> None:
-        """Draw more in the background, unless that is under way: the lease runs low."""
-        asking, now_us = self._asking.get(account.tenant_id), self._clock.now_us()
-        if (asking is None or asking.over) and now_us >= account.retry_us and claims.may_ask(now_us):
+        """Draw more in the background, unless that is under way or was a moment ago: the lease runs low."""
+        now_s = self._clock.monotonic_s()
+        if now_s >= account.asked_s + ASK_EVERY_S and now_s >= account.retry_s and not self._drawing[account.tenant_id] and claims.may_ask(now_s):
+            account.asked_s = now_s
             self.ask(account.tenant_id, want)
 
     def ran_dry(self, claims: Claims) -> None:
         """Note that the books had no more for such requests; the next one asks in a second."""
-        claims.dry_until_us = self._clock.now_us() + DRY_US
+        claims.dry_until_s = self._clock.monotonic_s() + DRY_S
 
     def refresh(self, tenant_id: str) -> None:
         """Read a loaded account again soon, after an admin changed something. A failure is logged: it serves on as it is.
 
         A draw that is under way may have begun before the change, so this is always one more.
         """
-        if tenant_id in self._accounts:
+        if tenant_id in self._accounts or self._drawing[tenant_id]:
             with self._lock:
                 self._asking.pop(tenant_id, None)
             self.ask(tenant_id)
@@ -190,29 +213,48 @@ class Accounts:
         for account in self._accounts.values():
             account.unleased()
 
-    def give_back_idle(self, before_us: int) -> int:
-        """Give back what accounts without a request since an instant have set aside; return how many such parts there are."""
-        idle = [
-            (account.tenant_id, part)
-            for account in self._accounts.values()
-            if not account.open_requests
-            for part in account.parts
-            if part.used_at_us < before_us and not part.busy and part.lease_ncr > part.returning_ncr
-        ]
-        self._give_back(idle)
-        return len(idle)
+    def give_back(self, most_ncr: int) -> int:
+        """Give back what is set aside for this process and not worth keeping, since others may want it; return how many parts have any.
 
-    def _give_back(self, idle: list[tuple[str, Purse]]) -> None:
-        amounts = {(tenant_id, part.name): free_ncr for tenant_id, part in idle if (free_ncr := part.free_ncr) > 0}
-        if not amounts:
+        Of each purse it keeps what it used in the last minute or two; while there is some for everybody also as much as is set aside beforehand.
+        """
+        surplus = [(account.tenant_id, part, ncr) for account in self._accounts.values() for part in account.parts if (ncr := part.surplus_ncr(most_ncr)) > 0]
+        self._return(surplus)
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._span_began_s + SPAN_S:
+            self._span_began_s = now_s
+            for account in self._accounts.values():
+                for part in account.parts:
+                    part.next_span()
+        return len(surplus)
+
+    def reconcile(self) -> None:
+        """Give back what the books have set aside for this process and it does not know of: an answer was lost, or a giving back failed."""
+        self._books.run(lambda session: leases.held_by(session, self._tenure.member.replica_id), self._compare)
+
+    def _compare(self, held: list[Lease]) -> None:
+        unknown: dict[tuple[str, str], int] = {}
+        for lease in held:
+            if self._drawing[lease.tenant_id]:
+                continue
+            account = self._accounts.get(lease.tenant_id)
+            known_ncr = 0 if account is None else next((part.lease_ncr for part in account.parts if part.name == lease.purse), 0)
+            if lease.amount_ncr > known_ncr:
+                unknown[lease.tenant_id, lease.purse] = lease.amount_ncr - known_ncr
+        if unknown:
+            log.info("credits: %d leases that this process does not know of go back", len(unknown))
+            self._books.run(lambda session: leases.lower(session, self._tenure.member.replica_id, unknown))
+
+    def _return(self, surplus: list[tuple[str, Purse, int]]) -> None:
+        if not surplus:
             return
-        for tenant_id, part in idle:
-            part.returning_ncr += amounts.get((tenant_id, part.name), 0)
+        amounts = {(tenant_id, part.name): ncr for tenant_id, part, ncr in surplus}
+        for _tenant_id, part, ncr in surplus:
+            part.returning_ncr += ncr
 
         def returned(_done: object) -> None:
-            # Also after a failure: the commit may have been made, and whatever the books have, they say with the next draw or flush.
-            for tenant_id, part in idle:
-                ncr = amounts.get((tenant_id, part.name), 0)
+            # Also after a failure: the commit may have been made. What the books have and this process does not know of, `reconcile` finds.
+            for _tenant_id, part, ncr in surplus:
                 part.lease_ncr = max(0, part.lease_ncr - ncr)
                 part.returning_ncr = max(0, part.returning_ncr - ncr)
                 part.available_ncr += ncr
@@ -228,6 +270,7 @@ class Accounts:
         return draw(session, self._tenure.member, tenant_id, wants, self._clock.now_us())
 
     def _drawn(self, snapshot: Snapshot) -> None:
+        self._drawing_over(snapshot.tenant_id)
         account = self._accounts.get(snapshot.tenant_id)
         if account is None:
             self._accounts[snapshot.tenant_id] = Account(snapshot)
@@ -236,16 +279,22 @@ class Accounts:
             account.reloaded(snapshot)
 
     def _not_drawn(self, tenant_id: str, asking: Asking, error: BaseException) -> None:
+        self._drawing_over(tenant_id)
         with self._lock:
             if self._asking.get(tenant_id) is asking:  # the database was away before the draw could begin
                 del self._asking[tenant_id]
         if isinstance(error, Displaced):
-            self._tenure.displaced()
+            self._tenure.displaced(error.replica_id)
         log.warning("credits: the account of %s cannot be drawn: %s", tenant_id, error)
         account = self._accounts.get(tenant_id)
         if account is not None:
-            account.retry_us = self._clock.now_us() + RETRY_US
+            account.retry_s = self._clock.monotonic_s() + RETRY_S
             account.stale = True  # it serves on as it is; a request after that instant asks again
+
+    def _drawing_over(self, tenant_id: str) -> None:
+        self._drawing[tenant_id] -= 1
+        if self._drawing[tenant_id] <= 0:
+            del self._drawing[tenant_id]
 
     def _evict(self) -> None:
         for _ in range(EVICT_TRIES):
@@ -253,8 +302,8 @@ class Accounts:
                 return
             oldest = next(iter(self._accounts))
             account = self._accounts[oldest]
-            if account.busy or oldest in self._awaited:
+            if account.busy or oldest in self._awaited or oldest in self._drawing:
                 self._accounts.move_to_end(oldest)
             else:
                 del self._accounts[oldest]
-                self._give_back([(oldest, part) for part in account.parts])
+                self._return([(oldest, part, part.free_ncr) for part in account.parts if part.free_ncr > 0])

@@ -1,7 +1,7 @@
 """The one transaction in which credits are set aside for a process: read what a tenant has, lease some of it, say what the books say.
 
 Only what no process has is given out, under the tenant's lock; so the leases of a purse never add up to more than its usable grants hold,
-and what all processes together admit is covered. A lease ends when the grants behind it change (`valid_until_us`): it is drawn anew.
+and what all processes together admit is covered. A lease ends with the first of the grants behind it: then it is drawn anew.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from billing.errors import BooksUnavailable, NotFound
 from billing.grants import store as grants
 from billing.grants.allowance import awaits_use, current_period, due_grants, ensure_allowance
 from billing.grants.grant import GENERAL, Grant, burn_key, purse_of, serves
-from billing.grants.periods import day_span
+from billing.grants.periods import Period, day_span
 from billing.leases import store as leases
 from billing.leases.quantum import CAP, quantum
 from billing.leases.store import Lease
@@ -30,6 +30,10 @@ LEASE_NCR_MAX = 2**62
 
 class Displaced(BooksUnavailable):
     """This process was taken for dead, or another has its name: its leases are gone, and it must begin under a new name."""
+
+    def __init__(self, replica_id: str) -> None:
+        super().__init__(f"process {replica_id} is no longer in the books")
+        self.replica_id = replica_id
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +61,7 @@ class Pot(msgspec.Struct):
     left_ncr: int
     limit_ncr: int
     grants: list[Grant]
+    ends_us: int = FOREVER_US
     others_ncr: int = 0
     mine_ncr: int = 0
 
@@ -88,7 +93,7 @@ def draw(session: Session, member: Member, tenant_id: str, wants: Sequence[Want]
     Raises `NotFound` for no such tenant, `Displaced` when the books take this process for dead.
     """
     if not leases.holds_beat(session, member.replica_id, member.beats):
-        raise Displaced(f"process {member.replica_id} is no longer in the books")
+        raise Displaced(member.replica_id)
     tenant = tenants.get_tenant(session, tenant_id)
     if tenant is None:
         raise NotFound("tenant", tenant_id)
@@ -98,7 +103,7 @@ def draw(session: Session, member: Member, tenant_id: str, wants: Sequence[Want]
     period = current_period(session, tenant_id, now_us)
     period_us = None if period is None else period[1].start_us
     current = grants.current_grants(session, tenant_id, now_us)
-    pots = pots_of(current, debt_ncr, now_us) | _ceilings(session, tenant_id, period_us)
+    pots = pots_of(current, debt_ncr, now_us) | _ceilings(session, tenant_id, None if period is None else period[1])
     valid_until_us = _valid_until_us(session, tenant_id, current, None if period is None else period[1].end_us, now_us)
     if period is None and not asked and awaits_use(session, tenant_id, now_us):
         pots |= pots_of([*current, *due_grants(session, tenant_id, now_us)], debt_ncr, now_us)  # shown, and not given out
@@ -110,7 +115,7 @@ def draw(session: Session, member: Member, tenant_id: str, wants: Sequence[Want]
     for want in wants:
         _give(pots, want, member)
     changed = [
-        Lease(tenant_id=tenant_id, purse=pot.name, replica_id=member.replica_id, amount_ncr=pot.mine_ncr, valid_until_us=valid_until_us)
+        Lease(tenant_id=tenant_id, purse=pot.name, replica_id=member.replica_id, amount_ncr=pot.mine_ncr, valid_until_us=pot.ends_us)
         for pot in pots.values()
         if pot.mine_ncr or pot.name in before
     ]
@@ -145,29 +150,38 @@ def pots_of(current: Iterable[Grant], debt_ncr: int, now_us: int) -> dict[str, P
             left_ncr=spendable_ncr(mine, {grant.id: grant.remaining_ncr for grant in mine}, debt_ncr if name == GENERAL else 0, now_us),
             limit_ncr=sum(grant.amount_ncr for grant in mine),
             grants=mine,
+            ends_us=min((grant.expires_us for grant in mine if grant.expires_us is not None), default=FOREVER_US),
         )
         for name, mine in by_purse.items()
     }
 
 
 def share_out(pots: Mapping[str, Pot], held: Iterable[Lease], replica_id: str, now_us: int) -> None:
-    """Note in each purse what is set aside of it, for this process and for others; what is past its end is worth nothing."""
+    """Note in each purse what is set aside of it, for this process and for others.
+
+    A lease that is past its end was backed by a grant that is over. What its process admitted by it began before, and is paid by that grant as far
+    as it goes; the rest may be paid by those that went on. So it counts as far as there is something left in grants that were there already.
+    """
     for lease in held:
         pot = pots.get(lease.purse)
-        if pot is None or lease.valid_until_us <= now_us:
+        if pot is None:
             continue
+        amount_ncr = lease.amount_ncr
+        if lease.valid_until_us <= now_us:
+            amount_ncr = min(amount_ncr, sum(grant.remaining_ncr for grant in pot.grants if grant.effective_us < lease.valid_until_us))
         if lease.replica_id == replica_id:
-            pot.mine_ncr += lease.amount_ncr
+            pot.mine_ncr += amount_ncr
         else:
-            pot.others_ncr += lease.amount_ncr
+            pot.others_ncr += amount_ncr
 
 
-def _ceilings(session: Session, tenant_id: str, period_us: int | None) -> dict[str, Pot]:
+def _ceilings(session: Session, tenant_id: str, period: Period | None) -> dict[str, Pot]:
     ceilings = tenants.ceilings(session, tenant_id)
     if not ceilings:
         return {}
-    used = store.sums_of(session, tenant_id, ceilings, period_us or 0)
-    return {CAP + span: Pot(name=CAP + span, left_ncr=ceiling - used[span], limit_ncr=ceiling, grants=[]) for span, ceiling in ceilings.items()}
+    start_us, end_us = (0, FOREVER_US) if period is None else (period.start_us, period.end_us)
+    used = store.sums_of(session, tenant_id, ceilings, start_us)
+    return {CAP + span: Pot(name=CAP + span, left_ncr=ceiling - used[span], limit_ncr=ceiling, grants=[], ends_us=end_us) for span, ceiling in ceilings.items()}
 
 
 def _valid_until_us(session: Session, tenant_id: str, current: Iterable[Grant], period_end_us: int | None, now_us: int) -> int:

@@ -34,25 +34,17 @@ class Purse:
     """This process's part of one purse, or of one ceiling. Amounts in ncr."""
 
     __slots__ = (
-        "asked_ncr",
-        "available_ncr",
-        "held_ncr",
-        "lease_ncr",
-        "left_ncr",
-        "limit_ncr",
-        "name",
-        "returning_ncr",
-        "state",
-        "unflushed_ncr",
-        "used_at_us",
-    )
+        "asked_ncr", "available_ncr", "fresh", "held_ncr", "lease_ncr", "left_ncr", "limit_ncr", "name", "returning_ncr", "state", "unflushed_ncr",
+        "used_before_ncr", "used_ncr",
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lease_ncr = self.left_ncr = self.available_ncr = self.limit_ncr = 0
         self.unflushed_ncr = self.held_ncr = self.returning_ncr = 0
         self.asked_ncr = 0  # what the last draw brought: half of it is the low water
-        self.used_at_us = 0
+        self.used_ncr = self.used_before_ncr = 0  # in the span of time under way, and in the one before: what it is worth to keep
+        self.fresh = 0  # for how many spans more what was drawn is kept though nothing was used
         self.state: PurseState | None = None
 
     @property
@@ -65,6 +57,17 @@ class Purse:
         """What the whole tenant has left here, as far as this process knows: the books less what is settled and not booked."""
         return self.left_ncr - self.unflushed_ncr
 
+    def surplus_ncr(self, most_ncr: int) -> int:
+        """What may go back: all beyond its own use lately, where nobody else has any left; else what exceeds the most that is set aside beforehand."""
+        lately = max(self.used_ncr, self.used_before_ncr)
+        wanted = self.available_ncr > 0 and (lately or self.fresh)
+        return max(0, self.free_ncr - (max(lately, most_ncr) if wanted else lately))
+
+    def next_span(self) -> None:
+        """Begin another span of time over which use is looked at."""
+        self.used_before_ncr, self.used_ncr = self.used_ncr, 0
+        self.fresh = max(0, self.fresh - 1)
+
     @property
     def busy(self) -> bool:
         """Whether forgetting it would forget a hold or a settlement."""
@@ -72,7 +75,9 @@ class Purse:
 
     def told(self, state: PurseState) -> None:
         """Take over what the books say."""
-        self.asked_ncr = max(0, state.lease_ncr - self.lease_ncr) or self.asked_ncr
+        if state.lease_ncr > self.lease_ncr:
+            self.asked_ncr = state.lease_ncr - self.lease_ncr
+            self.fresh = 2
         self.lease_ncr = state.lease_ncr
         self.left_ncr = state.left_ncr
         self.available_ncr = state.available_ncr
@@ -84,12 +89,12 @@ class Purse:
 class Claims:
     """What one kind of request (key, project, model) may take from: purses in the order they are used up, and the ceilings over it."""
 
-    __slots__ = ("ceilings", "dry_until_us", "purses")
+    __slots__ = ("ceilings", "dry_until_s", "purses")
 
     def __init__(self, purses: tuple[Purse, ...], ceilings: tuple[Purse, ...]) -> None:
         self.purses = purses
         self.ceilings = ceilings
-        self.dry_until_us = 0  # the books had no more for it; they are not asked again before
+        self.dry_until_s = 0.0  # the books had no more for it; they are not asked again before
 
     @property
     def free_ncr(self) -> int:
@@ -100,13 +105,16 @@ class Claims:
     @property
     def remaining_ncr(self) -> int:
         """What such requests have left in the whole tenant, running ones' holds among it; below 0 only by debt. This is what a client is shown."""
-        left = sum([purse.remaining_ncr for purse in self.purses])
+        left = self.purses[0].remaining_ncr if len(self.purses) == 1 else sum([max(0, purse.remaining_ncr) for purse in self.purses])
         return min([left, *(ceiling.remaining_ncr for ceiling in self.ceilings)]) if self.ceilings else left
 
     @property
     def unheld_ncr(self) -> int:
         """What is left when the holds of this process are counted as used: the measure of a standing."""
-        unheld = sum([purse.remaining_ncr - purse.held_ncr for purse in self.purses])
+        if len(self.purses) == 1:
+            unheld = self.purses[0].remaining_ncr - self.purses[0].held_ncr
+        else:  # what the tenant owes takes nothing from a seat
+            unheld = sum([max(0, purse.remaining_ncr - purse.held_ncr) for purse in self.purses])
         return min([unheld, *(ceiling.remaining_ncr - ceiling.held_ncr for ceiling in self.ceilings)]) if self.ceilings else unheld
 
     @property
@@ -120,9 +128,9 @@ class Claims:
         """What of the limit is used up; above it only by debt."""
         return self.limit_ncr - self.remaining_ncr
 
-    def may_ask(self, now_us: int) -> bool:
+    def may_ask(self, now_s: float) -> bool:
         """Tell whether the books may have more: some is known to be nobody's, or it is a while ago that there was none."""
-        if now_us >= self.dry_until_us:
+        if now_s >= self.dry_until_s:
             return True
         return any(purse.available_ncr > 0 for purse in self.purses) and all(ceiling.available_ncr > 0 for ceiling in self.ceilings)
 

@@ -3,7 +3,7 @@
 The statements are built once: every batch runs them, and building one costs more than running it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -64,6 +64,13 @@ _PUT = Change(
 _OPEN = {
     "postgresql": postgresql.insert(_TABLE).on_conflict_do_nothing(index_elements=["tenant_id"]),
     "sqlite": sqlite.insert(_TABLE).on_conflict_do_nothing(index_elements=["tenant_id"]),
+}
+_OF_TENANTS = among(_SUM.c.tenant_id)
+_PAST = {
+    engine: select(_SUM.c.tenant_id, _SUM.c.start_us, (_SUM.c.charge_ncr - _SUM.c.cover_ncr).label("past")).where(
+        _OF_TENANTS[engine], _SUM.c.span == DAY, _SUM.c.start_us >= bindparam("first")
+    )
+    for engine in ENGINES
 }
 _INTO = f"INSERT INTO usage_sum ({', '.join(Sum.__struct_fields__)})"
 _ADDED = ", ".join(f"{field} = usage_sum.{field} + excluded.{field}" for field in Sum.__struct_fields__[3:])
@@ -128,6 +135,15 @@ def sums_of(session: Session, tenant_id: str, spans: Iterable[str], start_us: in
     return found
 
 
+def past_of_days(session: Session, days: Mapping[str, int]) -> dict[str, int]:
+    """Return what tenants were served past their credits on a day each, by when it began (ncr); one without a sum is left out."""
+    if not days:
+        return {}
+    connection = session.connection()
+    found = connection.execute(_PAST[connection.dialect.name], {"ids": listed(connection, list(days)), "first": min(days.values())})
+    return {row.tenant_id: row.past for row in found if row.start_us == days[row.tenant_id]}
+
+
 def every_sum(session: Session, tenant_ids: Iterable[str]) -> dict[str, list[Sum]]:
     """Return all running sums of tenants, by tenant."""
     found: dict[str, list[Sum]] = {}
@@ -149,6 +165,4 @@ def with_sums(session: Session) -> set[str]:
 
 
 def _totals(row: Row[*tuple[Any, ...]]) -> Totals:
-    return Totals(
-        tenant_id=row[0], debt_ncr=row[1], consumed_ncr=row[2], excess_ncr=row[3], overage_ncr=row[4], noticed_us=row[5], noticed_percent=row[6]
-    )
+    return Totals(tenant_id=row[0], debt_ncr=row[1], consumed_ncr=row[2], excess_ncr=row[3], overage_ncr=row[4], noticed_us=row[5], noticed_percent=row[6])

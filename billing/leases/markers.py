@@ -6,6 +6,7 @@ had set aside goes back as soon as its journal is replayed.
 
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -25,24 +26,24 @@ class Marker:
         os.close(self._fd)
 
 
-def dead_here(folder: Path) -> dict[str, Path]:
-    """Return the markers of processes that are gone and whose journal is replayed, by their id; whoever has buried one deletes its marker.
+def dead_here(folder: Path, mine: Callable[[Path], bool]) -> dict[str, tuple[Path, bool]]:
+    """Return the markers of processes that are gone, by their id, and whether their journal is replayed; whoever has buried one deletes its marker.
 
-    One whose segments are still there is left for later: what they say must be booked before what was set aside for it is given to others.
+    What its segments say must be booked before what was set aside for it is given to others. `mine` tells this process's own segments: in a
+    container it may have the dead one's number.
     """
-    gone: dict[str, Path] = {}
+    gone: dict[str, tuple[Path, bool]] = {}
     for path in sorted(folder.glob("replica-*-*.lock")):
         _word, pid, replica_id = path.stem.split("-", 2)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except OSError:  # deleted meanwhile, or no files are to be had: the next beat looks again
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             continue
         finally:
             os.close(fd)  # with it goes the lock
-        if not any(folder.glob(f"*-{pid}.wal")):
-            gone[replica_id] = path
+        gone[replica_id] = (path, all(mine(segment) for segment in folder.glob(f"[0-9]*-{pid}.wal")))
     return gone

@@ -93,6 +93,12 @@ def leases_of(session: Session, tenant_ids: Iterable[str]) -> dict[str, list[Lea
     return found
 
 
+def held_by(session: Session, replica_id: str) -> list[Lease]:
+    """Return the leases of a process that are worth anything."""
+    query = select(_LEASE).where(_LEASE.c.replica_id == replica_id, _LEASE.c.amount_ncr > 0)
+    return [Lease(**row._mapping) for row in session.connection().execute(query)]
+
+
 def put(session: Session, leases: Iterable[Lease]) -> None:
     """Write leases that were computed under the tenant's lock, in place of what was there."""
     rows = [msgspec.structs.asdict(lease) for lease in leases]

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,6 +24,7 @@ from sqlmodel import Session
 from billing.credits.account import Flushed
 from billing.db import Database
 from billing.errors import BooksUnavailable, Conflict, Invalid, NotFound
+from billing.leases.quantum import CAP
 from billing.rates.store import all_rates
 from billing.rating import Rate
 from billing.usage.event import UsageEvent, taken
@@ -75,6 +77,7 @@ class Recorder:
         self._queue: deque[Item] = deque()
         self._batch: list[Item] = []
         self._work: deque[Callable[[], None]] = deque()
+        self._urgent: deque[Callable[[], None]] = deque()  # what a request or the beat waits for
         self._post: Post = lambda callback: callback()
         self._wake = threading.Event()
         self._idle = False
@@ -119,11 +122,18 @@ class Recorder:
         """Return what waits until all that was settled by now is on the medium; None when nothing has to be waited for. Ask right after `settled`."""
         return self._journal.durable()
 
-    def run(self, work: Callable[[Session], T], then: Callable[[T], None] | None = None, otherwise: Callable[[BaseException], None] | None = None) -> Future[T]:
+    def run(
+        self,
+        work: Callable[[Session], T],
+        then: Callable[[T], None] | None = None,
+        otherwise: Callable[[BaseException], None] | None = None,
+        *,
+        urgent: bool = False,
+    ) -> Future[T]:
         """Run work in a write transaction of the books thread, between two batches; again in a new one when another stood in its way.
 
         `then` receives the result on the loop, or `otherwise` the failure, in order with `on_flushed`; the future is done after that was
-        posted. A database that is away is a `BooksUnavailable`.
+        posted. `urgent` work goes before what is not. A database that is away is a `BooksUnavailable`.
         """
         future: Future[T] = Future()
         if self._closed:
@@ -132,9 +142,18 @@ class Recorder:
                 otherwise(closed)
             future.set_exception(closed)
             return future
-        self._work.append(lambda: self._run(work, then, otherwise, future))
+        (self._urgent if urgent else self._work).append(lambda: self._run(work, then, otherwise, future))
         self._wake.set()
         return future
+
+    def owns(self, segment: Path) -> bool:
+        """Tell whether a segment of the journal is this process's own."""
+        return self._journal.owns(segment)
+
+    @property
+    def open_requests(self) -> int:
+        """Requests whose end is not told yet; after `stop` the next start charges them by their evidence."""
+        return self._journal.open_requests
 
     @property
     def backlog(self) -> int:
@@ -192,8 +211,8 @@ class Recorder:
             while self.turn() == 0:
                 pass
         if not self._hung:
-            while self._work:
-                self._work.popleft()()
+            while work := self._urgent or self._work:
+                work.popleft()()
             if self._remains is not None:
                 self._remains.close()
         self._journal.close(in_use=self._hung)
@@ -214,13 +233,13 @@ class Recorder:
 
     def turn(self) -> float | None:
         """Do what is due: asked work, then one batch. Return the seconds until more is due, None for "when woken". The thread calls nothing else."""
-        for _ in range(min(len(self._work), WORK_MAX)):
-            self._work.popleft()()
+        for _ in range(min(len(self._urgent) + len(self._work), WORK_MAX)):
+            (self._urgent or self._work).popleft()()
         due = self._due()
         if due == 0:
             self._flush()
             due = self._due()
-        return 0 if self._work else due
+        return 0 if self._urgent or self._work else due
 
     def _main(self) -> None:
         while True:
@@ -233,7 +252,7 @@ class Recorder:
     def _sleep(self, seconds: float | None) -> None:
         self._wake.clear()
         self._idle = seconds is None
-        if not (self._work or self._closed or (self._idle and self._queue)):
+        if not (self._urgent or self._work or self._closed or (self._idle and self._queue)):
             self._wake.wait(seconds)
         self._idle = False
 
@@ -313,11 +332,15 @@ class Recorder:
 
     def _settle_accounts(self, batch: list[Item], standings: dict[str, Standing]) -> None:
         took: dict[str, Counter[str]] = defaultdict(Counter)
+        by_period: dict[str, Counter[tuple[str, int | None]]] = defaultdict(Counter)
         past: Counter[str] = Counter()
         for event, segment, mine in batch:
             tenant = took[event.tenant_id]
             if mine:
                 tenant.update(taken(event))
+                for purse, ncr in (event.purses or {}).items():
+                    if purse.startswith(CAP):
+                        by_period[event.tenant_id][purse, event.period_us] += ncr
                 past[event.tenant_id] += event.charge_ncr - event.cover_ncr
             if segment is not None:
                 self._journal.release(segment)
@@ -325,9 +348,9 @@ class Recorder:
                 self._journal.booked(event.id)
         flushes = []
         for tenant_id, tenant in took.items():
-            flush = Flushed(tenant_id=tenant_id, taken=dict(tenant), past_ncr=past[tenant_id])
-            if (standing := standings.get(tenant_id)) is not None:
-                flush = msgspec.structs.replace(flush, states=standing.states, ceilings=standing.ceilings, debt_ncr=standing.debt_ncr)
+            flush = Flushed(tenant_id=tenant_id, taken=dict(tenant), past_ncr=past[tenant_id], by_period=dict(by_period[tenant_id]))
+            if (told := standings.get(tenant_id)) is not None:
+                flush = msgspec.structs.replace(flush, states=told.states, ceilings=told.ceilings, debt_ncr=told.debt_ncr, today=told.today)
             flushes.append(flush)
         on_flushed = self.on_flushed
         if on_flushed is not None and flushes:

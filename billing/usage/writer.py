@@ -35,11 +35,13 @@ log = logging.getLogger(__name__)
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """What the books say of a tenant after a batch (ncr). `covered_ncr` is what grants paid of this batch's new events.
 
-    `states` are its purses, `ceilings` what is leased to this process of each.
+    `states` are its purses, `ceilings` what is leased to this process of each. `today`: when its day of the newest event began, and what was
+    served past its credits since, by any process; None where this batch had none of that.
     """
 
     states: tuple[PurseState, ...]
     ceilings: dict[str, int]
+    today: tuple[int, int] | None = None
     debt_ncr: int
     covered_ncr: int
 
@@ -87,7 +89,8 @@ def book(session: Session, events: Iterable[UsageEvent], now_us: int, replica_id
     accounts.add_sums(session, _sums(by_id.values()))
     store.insert_events(session, list(by_id.values()), covered)
     store.keep_conflicts(session, conflicts, now_us)
-    standings = {tenant_id: _standing(*burnt[tenant_id], held.get(tenant_id, []), replica_id, now_us) for tenant_id in by_tenant}
+    today = _today(session, by_tenant)
+    standings = {tenant_id: _standing(*burnt[tenant_id], held.get(tenant_id, []), replica_id, now_us, today=today.get(tenant_id)) for tenant_id in by_tenant}
     return Booked(standings=standings, new=len(by_id), conflicts=[event.id for event in conflicts])
 
 
@@ -189,12 +192,22 @@ def _sums(events: Iterable[UsageEvent]) -> list[Sum]:
     ]
 
 
-def _standing(eligible: Sequence[Grant], one: Burn, held: Iterable[Lease], replica_id: str, now_us: int) -> Standing:
+def _today(session: Session, by_tenant: Mapping[str, Sequence[UsageEvent]]) -> dict[str, tuple[int, int]]:
+    """Return what tenants that went past their credits in this batch were served past them on their newest day; asks nothing where none did."""
+    days: dict[str, int] = {}
+    for tenant_id, events in by_tenant.items():
+        if any(event.charge_ncr > event.cover_ncr for event in events):
+            days[tenant_id] = max((event.day_us for event in events if event.day_us is not None), default=0)
+    return {tenant_id: (days[tenant_id], ncr) for tenant_id, ncr in accounts.past_of_days(session, days).items()}
+
+
+def _standing(eligible: Sequence[Grant], one: Burn, held: Iterable[Lease], replica_id: str, now_us: int, *, today: tuple[int, int] | None) -> Standing:
     current = [msgspec.structs.replace(grant, remaining_ncr=one.left[grant.id]) for grant in eligible]
     pots = pots_of(current, one.debt_ncr, now_us)
     share_out(pots, held, replica_id, now_us)
     ceilings = {lease.purse: lease.amount_ncr for lease in held if lease.purse.startswith(CAP) and lease.replica_id == replica_id}
-    return Standing(states=tuple(pot.state() for pot in pots.values()), ceilings=ceilings, debt_ncr=one.debt_ncr, covered_ncr=sum(one.covered))
+    states = tuple(pot.state() for pot in pots.values())
+    return Standing(states=states, ceilings=ceilings, today=today, debt_ncr=one.debt_ncr, covered_ncr=sum(one.covered))
 
 
 def _compare(first: UsageEvent, again: UsageEvent, conflicts: list[UsageEvent]) -> None:

@@ -70,7 +70,7 @@ async def account_of(services: "Services", principal: "Principal", model: str) -
     if account is not None:
         return account
     known = accounts.last_known(tenant_id) if principal.terms is not None and principal.terms.on_database_loss == "slow" else None
-    if known is not None and known.retry_us > services.clock.now_us():
+    if known is not None and known.retry_s > services.clock.monotonic_s():
         return known
     try:
         async with asyncio.timeout(LOAD_S_MAX):

@@ -93,24 +93,25 @@ def _bounds(services: "Services", admitted: Admitted) -> tuple[int, int]:
 
 async def _drawn(services: "Services", admitted: Admitted, claims: Claims, hold_ncr: int) -> Hold | None:
     """Draw from the books what is lacking, and hold it; None when they have not enough. Raises `BooksAway`."""
-    account, principal = admitted.account, admitted.principal
-    for _ in range(DRAWS_MAX):
-        if not claims.may_ask(services.clock.now_us()):
-            return None
-        if account.retry_us > services.clock.now_us():
-            raise BooksAway("they were asked a moment ago")
-        try:
-            async with asyncio.timeout(DRAW_S_MAX):
-                await services.accounts.load(admitted.tenant_id, _want(admitted, hold_ncr))
-        except (BillingError, TimeoutError) as error:
-            raise BooksAway(str(error) or f"no answer within {DRAW_S_MAX:g} s") from error
-        if not services.beat.alive:
-            services.beat.hurry()
-            raise BooksAway("this process's leases have ended")
-        claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
-        hold = account.hold(claims, hold_ncr)
-        if hold is not None:
-            return hold
+    account, principal, clock = admitted.account, admitted.principal, services.clock
+    try:
+        async with asyncio.timeout(DRAW_S_MAX):
+            for _ in range(DRAWS_MAX):
+                if not claims.may_ask(clock.monotonic_s()):
+                    return None
+                if account.retry_s > clock.monotonic_s():
+                    raise BooksAway("they failed a moment ago")
+                lacking_ncr = hold_ncr + max(0, -claims.free_ncr)  # what is held or settled without a lease must be leased too
+                await services.accounts.load(admitted.tenant_id, _want(admitted, lacking_ncr))
+                if not services.beat.alive:
+                    services.beat.hurry()
+                    raise BooksAway("this process's leases have ended")
+                claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
+                hold = account.hold(claims, hold_ncr)
+                if hold is not None:
+                    return hold
+    except (BillingError, TimeoutError) as error:
+        raise BooksAway(str(error) or f"no answer within {DRAW_S_MAX:g} s") from error
     services.accounts.ran_dry(claims)
     return None
 

@@ -150,7 +150,7 @@ class Settler:
         tier = tier_charged(self._bought(), None if usage is None else usage.service_tier)
         charge_ncr = charge(meter, admitted.priced.rate, services.metrics.settle_failed, lane=lane.value, service_tier=tier)
         now_us = services.clock.now_us()
-        cover = admitted.account.settle(self.reserved.hold, charge_ncr, full_cover=self.reserved.covered, now_us=now_us)
+        cover = admitted.account.settle(self.reserved.hold, charge_ncr, full_cover=self.reserved.covered)
         tokens_in, tokens_out = input_total(meter), meter.output or 0
         self.used_weight = INPUT_WEIGHT * tokens_in + OUTPUT_WEIGHT * tokens_out
         services.recorder.settled(self._event(relayed, meter, charge_ncr, cover, now_us=now_us, tier=tier))

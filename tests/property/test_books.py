@@ -12,6 +12,7 @@ from billing.credits.store import Totals
 from billing.db import Database
 from billing.grants import store as grants
 from billing.usage import store
+from billing.usage.store import Sums
 from billing.usage.event import UsageEvent
 from billing.usage.verify import verify
 from billing.usage.writer import book
@@ -71,14 +72,14 @@ class Books:
             seed(self.db, tenant, *given_)
         for batch in batches:
             with self.db.write() as session:
-                assert book(session, [uses[number] for number in batch], START_US).conflicts == []
+                assert book(session, [uses[number] for number in batch], START_US + 4 * HOUR_US).conflicts == []
         with self.db.read() as session:
             assert verify(session) == []
             sums = store.sums(session)
             totals = accounts.every(session)
             for tenant_id, total in totals.items():
                 charged = total.consumed_ncr + total.debt_ncr + total.excess_ncr + total.overage_ncr
-                assert charged == sum(use.charge_ncr for use in uses if use.tenant_id == tenant_id) == sums[tenant_id].charge_ncr
+                assert charged == sum(use.charge_ncr for use in uses if use.tenant_id == tenant_id) == sums.get(tenant_id, Sums()).charge_ncr
             return {one.id: one.remaining_ncr for one in grants.all_grants(session)}, totals
 
     def _empty(self) -> None:

@@ -12,9 +12,7 @@ DAY_END = 1_000
 
 def purse(lease: int, *, name: str = "", left: int | None = None, available: int = 0, limit: int = 100, **scope: Any) -> PurseState:
     order = scope.pop("order", (2, 10))
-    return PurseState(
-        name=name, lease_ncr=lease, left_ncr=lease if left is None else left, available_ncr=available, limit_ncr=limit, order=order, **scope
-    )
+    return PurseState(name=name, lease_ncr=lease, left_ncr=lease if left is None else left, available_ncr=available, limit_ncr=limit, order=order, **scope)
 
 
 def snapshot(*purses: PurseState | int, past: int = 0, day_ends: int = DAY_END, ceilings: tuple[PurseState, ...] = ()) -> Snapshot:
@@ -170,7 +168,9 @@ def test_a_ceiling_stops_its_key_while_the_tenant_has_credits() -> None:
     assert account.hold(other, 6)
     assert account.settle(hold, 20, full_cover=True) == Cover(20, {"": 20, "cap:key:key_1": 20})
     assert (mine.free_ncr, mine.remaining_ncr, mine.limit_ncr) == (10, 10, 30)
-    account.flushed(Flushed(tenant_id="acme", taken={"": 20, "cap:key:key_1": 20}, past_ncr=0, states=(purse(80),), ceilings={"cap:key:key_1": 10}))
+    taken = {"": 20, "cap:key:key_1": 20}
+    told = Flushed(tenant_id="acme", taken=taken, past_ncr=0, by_period={("cap:key:key_1", None): 20}, states=(purse(80),), ceilings={"cap:key:key_1": 10})
+    account.flushed(told)
     assert (mine.free_ncr, mine.remaining_ncr) == (10, 10)
 
 
@@ -205,11 +205,11 @@ def test_an_account_without_leases_admits_nothing_and_forgets_nothing() -> None:
 def test_the_books_are_asked_again_when_they_have_more_or_after_a_while() -> None:
     account = Account(snapshot(purse(0, left=50)))
     claims = plain(account)
-    claims.dry_until_us = 500
-    assert not claims.may_ask(499)
-    assert claims.may_ask(500)
+    claims.dry_until_s = 5.0
+    assert not claims.may_ask(4.9)
+    assert claims.may_ask(5.0)
     account.flushed(flushed({}, purse(0, left=50, available=1)))
-    assert claims.may_ask(499)
+    assert claims.may_ask(4.9)
 
 
 def test_a_lease_is_low_when_half_of_the_last_draw_is_gone_and_there_is_more() -> None:
@@ -219,3 +219,55 @@ def test_a_lease_is_low_when_half_of_the_last_draw_is_gone_and_there_is_more() -
     assert plain(account).low()
     account.flushed(flushed({}, purse(40, left=40, available=0)))
     assert not plain(account).low()
+
+
+def test_what_an_earlier_period_used_is_not_taken_off_this_ones_ceiling() -> None:
+    account = Account(snapshot(purse(100), ceilings=(purse(30, name="cap:key:key_1", limit=30),)))
+    hold = account.hold(plain(account), 25)
+    assert hold is not None
+    account.settle(hold, 25, full_cover=True)
+    taken = {"": 25, "cap:key:key_1": 25}
+    account.flushed(Flushed(tenant_id="acme", taken=taken, past_ncr=0, by_period={("cap:key:key_1", 77): 25}, states=(purse(75),), ceilings={}))
+    assert plain(account).remaining_ncr == 30
+
+
+def test_what_the_tenant_owes_takes_nothing_from_a_seat() -> None:
+    account = Account(snapshot(purse(0, left=-50), purse(20, name="key:key_1", order=(0, 10), key_id="key_1")))
+    assert plain(account).unheld_ncr == plain(account).remaining_ncr == 20
+    assert account.claims("key_2", None, "m").unheld_ncr == -50
+
+
+def test_credits_for_a_new_scope_are_found_also_when_a_flush_tells_of_them_first() -> None:
+    account = Account(snapshot(purse(10), purse(5, name="models:x", order=(2, 5), models=("x",))))
+    assert plain(account).free_ncr == 10
+    seat = purse(20, name="key:key_1", order=(0, 10), key_id="key_1")
+    account.flushed(flushed({}, purse(10), seat))
+    account.reloaded(snapshot(purse(10), purse(5, name="models:x", order=(2, 5), models=("x",)), seat))
+    assert plain(account).free_ncr == 30
+
+
+def test_what_other_processes_served_past_the_credits_counts_for_the_day() -> None:
+    account = Account(snapshot(0))
+    account.settle(account.open(plain(account)), 5, full_cover=False)
+    account.flushed(Flushed(tenant_id="acme", taken={}, past_ncr=5, today=(0, 85)))
+    assert account.spent_today_ncr(1) == 85
+    account.flushed(Flushed(tenant_id="acme", taken={}, past_ncr=0, today=(-1, 3)))
+    assert account.spent_today_ncr(1) == 85
+
+
+def test_a_purse_keeps_what_it_used_lately_and_gives_back_the_rest_where_nobody_has_any() -> None:
+    part = Account(snapshot(purse(100, left=100, available=0))).general
+    part.used_ncr = 30
+    assert part.surplus_ncr(1000) == 70
+    part.next_span()
+    assert part.surplus_ncr(1000) == 70
+    part.next_span()
+    assert part.surplus_ncr(1000) == 100
+
+
+def test_where_there_is_some_for_all_only_what_is_past_the_bound_goes_back_and_what_is_idle() -> None:
+    part = Account(snapshot(purse(100, left=500, available=400))).general
+    assert part.surplus_ncr(60) == 40
+    part.next_span()
+    part.next_span()
+    assert part.surplus_ncr(60) == 100

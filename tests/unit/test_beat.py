@@ -22,13 +22,17 @@ class Holder:
     def __init__(self) -> None:
         self.forgotten = 0
         self.given_back: list[int] = []
+        self.reconciled = 0
 
     def unleased(self) -> None:
         self.forgotten += 1
 
-    def give_back_idle(self, before_us: int) -> int:
-        self.given_back.append(before_us)
+    def give_back(self, most_ncr: int) -> int:
+        self.given_back.append(most_ncr)
         return 0
+
+    def reconcile(self) -> None:
+        self.reconciled += 1
 
 
 class Process:
@@ -91,15 +95,67 @@ async def test_the_dead_are_buried_when_their_beat_stood_still_for_longer_than_a
     one, two = pair
     await one.beat.join()
     await two.beat.join()
-    await one.beat._turn()
-    clock.advance(TERM_S)
+    for _ in range(10):
+        await one.beat._turn()
+        clock.advance(TERM_S / 10)
     await one.beat._turn()
     assert two.beat.member.replica_id in one.names()
     assert not two.beat.alive  # it has stopped before anybody lost patience
-    clock.advance(TERM_S / 4)
-    await one.beat._turn()
+    for _ in range(3):
+        clock.advance(TERM_S / 10)
+        await one.beat._turn()
     assert one.names() == [one.beat.member.replica_id]
     assert one.beat.processes == 1
+
+
+async def test_after_a_while_without_a_look_everybody_has_a_term_anew(pair: tuple[Process, Process], clock: ManualClock) -> None:
+    one, two = pair
+    await one.beat.join()
+    await two.beat.join()
+    await one.beat._turn()
+    clock.advance(4 * TERM_S)  # nobody could reach the books
+    await one.beat._turn()
+    assert two.beat.member.replica_id in one.names()
+    await two.beat.beat()
+    assert two.beat.displacements == 0
+
+
+async def test_being_told_twice_of_one_displacement_begins_anew_once(pair: tuple[Process, Process]) -> None:
+    one, _two = pair
+    await one.beat.join()
+    before = one.beat.member.replica_id
+    with one.db.write() as session:
+        leases.bury(session, before)
+    one.beat.displaced(before)
+    await one.beat._turn()
+    now = one.beat.member.replica_id
+    one.beat.displaced(before)  # a draw under the old name answers late
+    await one.beat._turn()
+    assert one.names() == [now] == [one.beat.member.replica_id]
+    assert one.beat.displacements == 1
+
+
+async def test_a_beat_that_fails_for_whatever_reason_is_tried_again(pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _two = pair
+    await one.beat.join()
+    tries: list[int] = []
+    again = asyncio.Event()
+
+    async def turn() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError(24, "Too many open files")
+        again.set()
+
+    monkeypatch.setattr(one.beat, "_turn", turn)
+    following = asyncio.create_task(one.beat.follow())
+    one.beat.hurry()
+    async with asyncio.timeout(10):
+        while not tries:
+            await asyncio.sleep(0)
+        one.beat.hurry()
+        await again.wait()
+    following.cancel()
 
 
 async def test_one_that_wakes_up_buried_goes_on_under_a_new_name_without_leases(pair: tuple[Process, Process], clock: ManualClock) -> None:
@@ -155,7 +211,7 @@ async def test_what_died_on_this_machine_is_buried_at_once_when_its_journal_is_r
     segment.unlink()
     await one.beat._turn()
     assert one.names() == [one.beat.member.replica_id]
-    assert dead_here(tmp_path / "one") == {}
+    assert list((tmp_path / "one").glob("replica-4242-*")) == []
 
 
 async def test_leaving_in_order_takes_the_name_and_the_marker_away(pair: tuple[Process, Process], tmp_path: Path) -> None:
@@ -186,5 +242,13 @@ async def test_idle_leases_go_back_only_where_somebody_else_could_use_them(pair:
 
 def test_a_living_processes_marker_is_no_dead_ones(tmp_path: Path) -> None:
     marker = Marker(tmp_path, "me")
-    assert dead_here(tmp_path) == {}
+    assert dead_here(tmp_path, lambda _segment: False) == {}
     marker.remove()
+
+
+def test_in_a_container_the_dead_one_had_the_same_number(tmp_path: Path) -> None:
+    (tmp_path / "replica-7-dead.lock").touch()
+    (tmp_path / "5-7.wal").touch()
+    (tmp_path / "damaged-4-7.wal").touch()
+    assert dead_here(tmp_path, lambda _segment: False)["dead"][1] is False
+    assert dead_here(tmp_path, lambda segment: segment.name == "5-7.wal")["dead"][1] is True

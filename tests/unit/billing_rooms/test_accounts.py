@@ -10,12 +10,13 @@ import pytest
 from sqlmodel import Session
 
 from billing.credits.account import Account, Flushed, Snapshot
+from billing.credits.accounts import Accounts
 from billing.credits.draw import Member, Want
 from billing.credits.purse import Claims, PurseState
-from billing.credits.accounts import Accounts
 from billing.db import Database
 from billing.errors import BooksUnavailable, NotFound
 from billing.grants import store as grants
+from billing.leases import store as leases
 from billing.plans import store as plans
 from billing.plans.terms import PlanTerms
 from billing.usage.journal import Journal
@@ -193,7 +194,14 @@ class AwayBooks:
         self.readings = 0
         self.member = Member(replica_id="r", beats=(1,))
 
-    def run(self, _work: Callable[[Session], T], then: Callable[[T], None] | None = None, otherwise: Callable[[BaseException], None] | None = None) -> Future[T]:
+    def run(
+        self,
+        _work: Callable[[Session], T],
+        then: Callable[[T], None] | None = None,
+        otherwise: Callable[[BaseException], None] | None = None,
+        *,
+        urgent: bool = False,
+    ) -> Future[T]:
         self.readings += 1
         future: Future[T] = Future()
         if self.away:
@@ -207,7 +215,7 @@ class AwayBooks:
             future.set_result(day)  # type: ignore[arg-type]
         return future
 
-    def displaced(self) -> None:
+    def displaced(self, _replica_id: str) -> None:
         raise AssertionError("nobody was displaced")
 
 
@@ -249,3 +257,78 @@ async def test_many_settlements_and_reloads_at_once_end_exactly(rig: Rig) -> Non
     await rig.settled()
     assert plain(account).free_ncr == plain(account).remaining_ncr == 10**6 - 4_000
     assert not account.busy
+
+
+async def test_a_request_after_a_background_look_is_not_told_that_the_books_failed(rig: Rig) -> None:
+    seed(rig.db, "acme", grant("g", 100))
+    account = await rig.accounts.load("acme")
+    rig.accounts.refresh_all()
+    rig.accounts.get("acme")
+    assert account.retry_s <= rig.clock.monotonic_s()
+
+
+async def test_many_requests_at_a_low_lease_ask_the_books_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed(rig.db, "acme", grant("g", 10**6))
+    account = await rig.accounts.load("acme", Want(key_id="key_1", project=None, model="m", need_ncr=0))
+    asked: list[str] = []
+    monkeypatch.setattr(rig.accounts, "ask", lambda tenant_id, *_want, **_urgent: asked.append(tenant_id))
+    for _ in range(100):
+        rig.accounts.want_more(account, plain(account), ALL)
+    assert len(asked) == 1
+
+
+async def test_what_the_books_have_set_aside_and_nobody_knows_of_goes_back(rig: Rig) -> None:
+    for name in ("acme", "beta"):
+        seed(rig.db, name, grant(f"g-{name}", 100, tenant_id=name))
+        await rig.accounts.load(name, ALL)
+    account = rig.accounts.get("acme")
+    assert account is not None
+    account.general.lease_ncr = 30  # a giving back that failed
+    del rig.accounts._accounts["beta"]  # a first draw whose answer was lost
+    rig.accounts.reconcile()
+    await rig.settled()
+    await rig.settled()
+    with rig.db.read() as session:
+        left = {lease.tenant_id: lease.amount_ncr for lease in leases.held_by(session, "r1")}
+    assert left == {"acme": 30}
+
+
+async def test_a_hoard_goes_back_and_others_can_draw_it(rig: Rig) -> None:
+    seed(rig.db, "acme", grant("g", 1000))
+    account = await rig.accounts.load("acme", Want(key_id="key_1", project=None, model="m", need_ncr=1000))
+    hold = account.hold(plain(account), 1000)
+    assert hold is not None
+    account.settle(hold, 5, full_cover=True)
+    rig.recorder.settled(event(1, 5))
+    await rig.settled()
+    assert rig.accounts.give_back(100) == 1
+    await rig.settled()
+    with rig.db.read() as session:
+        assert [lease.amount_ncr for lease in leases.held_by(session, "r1")] == [5]  # what it used lately
+    assert account.general.free_ncr == 5
+
+
+async def test_a_change_while_an_account_is_first_drawn_is_not_missed(rig: Rig) -> None:
+    seed(rig.db, "acme", grant("g", 100))
+    loading = asyncio.create_task(rig.accounts.load("acme"))
+    await asyncio.sleep(0)
+    with rig.db.write() as session:
+        grants.insert_grant(session, grant("g2", 50))
+    rig.accounts.refresh("acme")
+    account = await loading
+    await rig.settled()
+    assert plain(account).remaining_ncr == 150
+
+
+async def test_an_account_with_a_draw_under_way_is_not_dropped(db: Database, tmp_path: Path) -> None:
+    rig = Rig(db, tmp_path / "journal")
+    rig.accounts = Accounts(rig.recorder, rig.clock, rig.tenure, accounts_max=1)
+    for name in ("a", "b"):
+        seed(db, name, grant(f"g-{name}", 10, tenant_id=name))
+    account = await rig.accounts.load("a")
+    rig.accounts.refresh("a")
+    other = asyncio.create_task(rig.accounts.load("b"))
+    await other
+    await rig.settled()
+    assert rig.accounts.get("a") in (None, account)
+    rig.recorder.stop()

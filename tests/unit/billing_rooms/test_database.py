@@ -283,3 +283,22 @@ def test_a_snapshot_stays_what_it_was(postgres_url: str) -> None:
         with database.write() as session:
             session.execute(text("DELETE FROM numbers"))
     database.close()
+
+
+@pytest.mark.postgres
+def test_a_transaction_that_stalls_lets_go_of_its_locks_and_its_process_is_told(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db_module, "STALLED_TIMEOUT_MS", 200)
+    stalled = Database(postgres_url)
+    monkeypatch.undo()
+    others = Database(postgres_url)
+    with others.write() as session:
+        session.connection().execute(text("CREATE TABLE spot (id int)"))
+    with pytest.raises(BooksUnavailable), stalled.write() as session:
+        session.connection().execute(text("LOCK TABLE spot"))
+        with others.write() as other:  # waits until the server has ended the first, well before its own bound
+            other.connection().execute(text("INSERT INTO spot VALUES (1)"))
+        session.connection().execute(text("INSERT INTO spot VALUES (2)"))
+    with stalled.read() as session:
+        assert session.connection().execute(text("SELECT count(*) FROM spot")).scalar_one() == 1
+    stalled.close()
+    others.close()

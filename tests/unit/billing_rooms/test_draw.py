@@ -163,6 +163,15 @@ def test_a_lease_is_worth_nothing_once_the_grants_behind_it_changed(db: Database
     assert own(drawn(db, "a", want(1000), processes=2, now_us=START_US + HOUR_US)).lease_ncr == 0
 
 
+def test_a_lease_counts_on_where_its_grants_go_on_while_others_begin_or_end(db: Database) -> None:
+    seed(db, "acme", grant("lasting", 1000), grant("ending", 10, expires_us=START_US + HOUR_US), grant("later", 5, effective_us=START_US + 2 * HOUR_US))
+    join(db, "a", "b")
+    drawn(db, "a", want(1010), processes=2)
+    for hours in (1, 2):
+        state = own(drawn(db, "b", want(1000), processes=2, now_us=START_US + hours * HOUR_US))
+        assert state.lease_ncr == (0 if hours == 1 else 5), hours
+
+
 def test_a_grant_that_is_voided_under_a_lease_takes_it_along(db: Database) -> None:
     seed(db, "acme", grant("g", 100), grant("h", 20))
     join(db, "a")
