@@ -125,10 +125,8 @@ def _check_seat(session: Session, grant: Grant, now_us: int) -> None:
 
 def _check(grant: Grant, now_us: int) -> None:
     if grant.kind not in KINDS or grant.kind in BY_ITSELF:
-        raise Invalid(
-            "kind",
-            f"kind: `{grant.kind}` is not one to give; one of {', '.join(kind for kind in KINDS if kind not in BY_ITSELF)} (a plan's allowance comes by itself)",
-        )
+        given = ", ".join(kind for kind in KINDS if kind not in BY_ITSELF)
+        raise Invalid("kind", f"kind: `{grant.kind}` is not one to give; one of {given} (a plan's allowance comes by itself)")
     if not 1 <= grant.amount_ncr <= AMOUNT_NCR_MAX:
         raise Invalid("amount", f"amount: {grant.amount_ncr} ncr is out of range; more than 0 and at most {AMOUNT_NCR_MAX // 10**9} credits")
     if not 1 <= len(grant.id) <= ID_CHARS_MAX or not grant.id.isprintable() or grant.id.startswith(("plan:", "rollover:")):

@@ -12,8 +12,8 @@ from billing.credits.store import Totals
 from billing.db import Database
 from billing.grants import store as grants
 from billing.usage import store
-from billing.usage.store import Sums
 from billing.usage.event import UsageEvent
+from billing.usage.store import Sums
 from billing.usage.verify import verify
 from billing.usage.writer import book
 from tests.books import HOUR_US, event, grant, seed

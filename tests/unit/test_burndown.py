@@ -3,8 +3,7 @@
 import pytest
 
 from billing.credits.burndown import Charge, burn
-from billing.grants.grant import Grant
-from billing.grants.grant import burn_key
+from billing.grants.grant import Grant, burn_key
 from tests.books import grant
 
 
