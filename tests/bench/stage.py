@@ -15,7 +15,8 @@ from sqlalchemy import text
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from billing.bulk import Insert
-from billing.credits.draw import Member, Snapshot, Want, draw
+from billing.credits.account import Snapshot
+from billing.credits.draw import Member, Want, draw
 from billing.db import Database
 from billing.leases import store as leases
 from billing.leases.store import Replica
@@ -43,7 +44,7 @@ def databases(*, fsync: bool, url: str | None = None) -> Iterator[tuple[str, str
     with postgres_server() as own:
         with psycopg.connect(own, autocommit=True) as connection:
             for setting in ("fsync", "synchronous_commit"):
-                connection.execute(f"ALTER SYSTEM SET {setting} = {'on' if fsync else 'off'}")  # type: ignore[arg-type]
+                connection.execute(f"ALTER SYSTEM SET {setting} = {'on' if fsync else 'off'}")
             connection.execute("SELECT pg_reload_conf()")
         yield own, f"PostgreSQL, fsync {'on' if fsync else 'off'}"
 
@@ -135,7 +136,7 @@ def _people(database: Database, count: int) -> None:
             rows = session.execute(text(f"SELECT * FROM {table}")).mappings().all()
             new = [tuple(_renamed(value, subscription, number) for value in row.values()) for row in rows for number in range(count)]
             if rows:
-                Insert(table, tuple(rows[0])).run(session.connection(), new)
+                Insert(table, tuple(rows[0].keys())).run(session.connection(), new)
         session.execute(text("ANALYZE"))
 
 

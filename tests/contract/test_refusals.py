@@ -51,7 +51,7 @@ async def nothing_is_held_or_charged(house: House) -> None:
     assert await house.events(0) == []
     if (account := house.services.accounts.get(TENANT)) is not None:
         assert account.held_ncr == 0
-        assert account.used_ncr == 0
+        assert account.general.remaining_ncr == account.general.limit_ncr
 
 
 # ---- the request itself ----

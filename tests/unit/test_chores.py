@@ -17,7 +17,12 @@ async def test_every_job_runs_with_the_clock_it_is_given(tmp_path: Path, monkeyp
     database.migrate()
     assert "expire_grants" in await Chores(database, ManualClock()).run()
     seen: list[int] = []
-    monkeypatch.setattr(chores, "run_jobs", lambda _database, now_us: seen.append(now_us) or {})
+
+    def run_jobs(_database: Database, now_us: int) -> dict[str, int]:
+        seen.append(now_us)
+        return {}
+
+    monkeypatch.setattr(chores, "run_jobs", run_jobs)
     await Chores(database, ManualClock()).run()
     assert seen == [START_US]
     database.close()

@@ -14,7 +14,7 @@ from billing.db import Database
 from billing.errors import BooksContended, BooksUnavailable
 from billing.grants import store as grants
 from billing.usage import recorder as recorder_module
-from billing.usage import store
+from billing.usage import store, writer
 from billing.usage.journal import Journal
 from billing.usage.recorder import Recorder
 from billing.usage.records import Progress
@@ -208,7 +208,7 @@ def test_a_flush_takes_along_what_came_meanwhile_up_to_its_bound(db: Database, t
 def test_a_flush_that_deadlocks_is_made_again_and_books_once(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seed(db, "acme", grant("g", 100))
     contended = iter([True, True, False])
-    plain = recorder_module.book
+    plain = writer.book
 
     def book(session: Session, *given: object) -> object:
         booked = plain(session, *given)  # type: ignore[arg-type]
