@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlmodel import Session
 from standardwebhooks import Webhook as Receiver
 
 from backends.transport.over_httpx import HttpxTransport
@@ -248,6 +249,24 @@ async def test_two_senders_deliver_each_message_once(db: Database, transport: Ht
     assert {one.state for one in first.sent()} == {"done"}
     assert len(first.outcomes) + len(second.outcomes) == 50
     other_db.close()
+
+
+def test_who_claims_while_another_does_takes_what_is_left_and_waits_for_nobody(postgres_url: str, clock: ManualClock) -> None:
+    database = Database(postgres_url)
+    database.migrate()
+    webhooks.add_webhook(database, HASHER, url="https://hook.test/", now_us=1)
+    (webhook,) = webhooks.list_webhooks(database)
+    ids = {webhooks.queue_test(database, webhook.id, clock.now_us()).delivery.id for _ in range(4)}
+
+    def claim(session: Session, limit: int) -> set[str]:
+        return {one.delivery.id for one in store.claim(session, clock.now_us(), clock.now_us() + 1, limit=limit, each_max=9)}
+
+    with database.write() as first, database.write() as second:
+        mine, theirs = claim(first, 1), claim(second, 9)
+    assert (len(mine), theirs) == (1, ids - mine)
+    with database.write() as third:
+        assert claim(third, 9) == set()
+    database.close()
 
 
 async def test_a_try_whose_end_was_not_written_is_made_again_once_its_time_is_over(
