@@ -78,7 +78,7 @@ class Account:
     def __init__(self, snapshot: Snapshot) -> None:
         self.tenant_id = snapshot.tenant_id
         self.open_requests = 0
-        self.asked_s = float("-inf")  # when the books were last asked in the background
+        self.asked_s = -1e9  # when the books were last asked in the background
         self._parts: dict[str, Purse] = {GENERAL: Purse(GENERAL)}
         self._claims: dict[tuple[str, str | None, str], Claims] = {}
         self._past_base = 0
