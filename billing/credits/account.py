@@ -186,8 +186,12 @@ class Account:
 
     def flushed(self, flush: Flushed) -> None:
         """Take note that the books have what was settled here, and of what they say now."""
+        told = {state.name for state in flush.states} | flush.ceilings.keys()
         for name, ncr in flush.taken.items():
-            self._part(name).unflushed_ncr -= ncr
+            part = self._part(name)
+            part.unflushed_ncr -= ncr
+            if told and name not in told:  # its grants are gone: nothing is free again by their being booked
+                part.lease_ncr = max(0, part.lease_ncr - ncr)
         for (name, period_us), ncr in flush.by_period.items():
             if period_us == self.period_us:  # a purse's comes with its state
                 self._part(name).left_ncr -= ncr

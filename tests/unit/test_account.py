@@ -271,3 +271,13 @@ def test_where_there_is_some_for_all_only_what_is_past_the_bound_goes_back_and_w
     part.next_span()
     part.next_span()
     assert part.surplus_ncr(60) == 100
+
+
+def test_what_a_purse_gave_whose_grants_are_void_is_not_free_again_when_it_is_booked() -> None:
+    account = Account(snapshot(purse(10), purse(5, name="key:key_1", order=(0, 10), key_id="key_1")))
+    hold = account.hold(plain(account), 5)
+    assert hold is not None
+    assert account.settle(hold, 5, full_cover=True).purses == {"key:key_1": 5}
+    before = plain(account).free_ncr
+    account.flushed(flushed({"key:key_1": 5}, purse(10)))
+    assert plain(account).free_ncr == before == 10
