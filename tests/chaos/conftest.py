@@ -40,12 +40,6 @@ def own_pg_url(own_pg: OwnPostgres) -> Iterator[str]:
             own_pg.start()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def books_url(request: pytest.FixtureRequest) -> str | None:
-    """Where the books of a scene are: None means SQLite in the gateway's data folder, then a PostgreSQL with fsync on."""
-    return request.getfixturevalue("own_pg_url") if request.param == "postgresql" else None
-
-
 @pytest.fixture
 def seed() -> int:
     """The seed of this run; printed, and given again with CHAOS_SEED."""

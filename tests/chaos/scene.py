@@ -60,6 +60,12 @@ class Mortal(Gateway):
         assert self.child is not None
         self.child.signal(number)
 
+    async def until_logged(self, text: str, limit_s: float = 20) -> None:
+        """Wait until it has said so."""
+        async with asyncio.timeout(limit_s):
+            while text not in self.log():
+                await asyncio.sleep(0.02)
+
     def wait_dead(self, limit_s: float = 30) -> None:
         """Wait until it was killed at its point."""
         assert self.child is not None

@@ -17,8 +17,8 @@ MINUTE_US = 60_000_000
 HOUR_US = 60 * MINUTE_US
 
 
-async def test_an_hour_back_and_forth_under_load_changes_no_charge(tmp_path: Path, upstream: Witness, books_url: str | None, seed: int) -> None:
-    with open_scene(tmp_path, upstream, books_url) as scene:
+async def test_an_hour_back_and_forth_under_load_changes_no_charge(tmp_path: Path, upstream: Witness, seed: int) -> None:
+    with open_scene(tmp_path, upstream) as scene:
         gateway = scene.gateway(env={"MORTAL_CLOCK": str(tmp_path / "offset"), "MORTAL_SEGMENT_BYTES": "30000"}, start=False)
         offset = Offset(tmp_path / "offset")
         key = gateway.prepare()

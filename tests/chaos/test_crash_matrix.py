@@ -54,10 +54,10 @@ async def die_at_each(tmp_path: Path, upstream: Witness, url: str | None, points
             await asyncio.to_thread(gateway.start, point=point)
             async with crowd([gateway.port], [key], clients=CLIENTS, seed=seed) as people:
                 await people.until(10 * CLIENTS)
+                await gateway.until_logged(f"mortal: {point.partition(':')[0]}")
                 await scene.until("SELECT count(*) = 1 FROM replica")  # the dead are buried, and what they had set aside is back
             seen |= set(people.seen)
             await asyncio.to_thread(scene.stop)
-            assert f"mortal: {point.partition(':')[0]}" in gateway.log()
         torn = sum(point.startswith("torn") for point in points)
         booked = scene.check(seen, recovered_max=CLIENTS * len(points), damaged=torn)
         assert len(booked) > 10 * len(points)
