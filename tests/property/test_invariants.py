@@ -51,7 +51,7 @@ WORKERS = 3
 NTH = st.integers(0, 5)
 LIVES = st.tuples(st.integers(0, 1), st.none() | st.integers(1, 4))  # hours until it begins, and that it lasts
 OFTEN = ["request"] * 6 + ["end"] * 5 + ["flush"] * 2 + ["turn"] * 2
-WHAT = st.sampled_from([*OFTEN, "hear", "release", "give back", "request past the credits"])
+WHAT = st.sampled_from([*OFTEN, "hear", "release", "give back", "reconcile", "request past the credits"])
 
 
 ABLE: dict[str, Callable[[Worker], object]] = {  # where it would do nothing, another process does it
@@ -59,7 +59,7 @@ ABLE: dict[str, Callable[[Worker], object]] = {  # where it would do nothing, an
     "end": lambda worker: worker.open,
     "release": lambda worker: worker.open,
     "flush": lambda worker: worker.queue,
-    "turn": lambda worker: worker.work,
+    "turn": lambda worker: worker.waiting,
     "hear": lambda worker: worker.news,
 }
 
@@ -178,7 +178,9 @@ class Invariants(RuleBasedStateMachine):
             case "hear":
                 worker.hear()
             case "give back":
-                worker.give_back(self.clock.now_us() + 1)
+                worker.give_back(one.amount)
+            case "reconcile":
+                worker.reconcile()
 
     def _request(self, worker: Worker, one: Action) -> None:
         """Begin a request. Where the lease is short, credits are drawn first; or that takes a while, and the request goes without."""

@@ -82,7 +82,7 @@ class Life(threading.Thread):
             worker.flush(self.chance.randint(1, 5))
             worker.settle_down()
         if self.chance.random() < 0.05:
-            worker.give_back(self.clock.now_us() + 1)
+            worker.give_back(2**62)
 
     def replay(self, dead: Worker) -> None:
         told = dead.journal_told()

@@ -53,6 +53,7 @@ class Worker:
         self.silent = False  # its beats do not reach the books
         self.out = False  # it was taken out of the books
         self.processes = 1
+        self.urgent: deque[Callable[[str], None]] = deque()  # goes before `work`
         self.work: deque[Callable[[str], None]] = deque()
         self.news: deque[Callable[[], None]] = deque()
         self.open: list[Open] = []
@@ -64,7 +65,7 @@ class Worker:
 
     # What `Accounts` asks of the books and of the beat.
 
-    def run(self, work: Callable[[Session], Any], then: Any = None, otherwise: Any = None) -> Future[Any]:
+    def run(self, work: Callable[[Session], Any], then: Any = None, otherwise: Any = None, *, urgent: bool = False) -> Future[Any]:
         future: Future[Any] = Future()
 
         def do(lost: str) -> None:
@@ -84,7 +85,7 @@ class Worker:
             self.news.append(lambda: self._certainly(then, result))
             future.set_result(result)
 
-        self.work.append(do)
+        (self.urgent if urgent else self.work).append(do)
         return future
 
     def _certainly(self, then: Callable[[Any], None] | None, result: Any) -> None:
@@ -96,8 +97,14 @@ class Worker:
     def member(self) -> Member:
         return Member(replica_id=self.name, beats=(1,), processes=self.processes)
 
-    def displaced(self) -> None:
-        self.join()
+    def displaced(self, replica_id: str) -> None:
+        if replica_id == self.name:
+            self.join()
+
+    @property
+    def waiting(self) -> int:
+        """How much the books thread has to do."""
+        return len(self.urgent) + len(self.work)
 
     # The life of a process.
 
@@ -129,7 +136,7 @@ class Worker:
 
     def ask(self, key: str, model: str, need: int, *, processes: int) -> None:
         self.processes = processes
-        self.accounts.ask(TENANT, Want(key_id=key, project=None, model=model, need_ncr=need))
+        self.accounts.ask(TENANT, Want(key_id=key, project=None, model=model, need_ncr=need), urgent=True)
 
     def hold(self, key: str, model: str, amount: int) -> bool:
         account = self.accounts.get(TENANT)
@@ -192,12 +199,12 @@ class Worker:
 
     def turn(self, lost: str) -> None:
         """Do the books thread's next work."""
-        if self.work:
-            self.work.popleft()(lost)
+        if self.waiting:
+            (self.urgent or self.work).popleft()(lost)
 
     def settle_down(self) -> None:
         """Do all work, and hear all news."""
-        while self.work or self.news:
+        while self.waiting or self.news:
             self.turn("")
             self.hear()
 
@@ -210,9 +217,15 @@ class Worker:
         self.certain = False
         self.accounts.refresh(TENANT)
 
-    def give_back(self, before_us: int) -> None:
+    def give_back(self, most_ncr: int) -> None:
+        """Give back what it has and does not use, as it does now and then."""
         if not self.silent:
-            self.accounts.give_back_idle(before_us)
+            self.accounts.give_back(most_ncr)
+
+    def reconcile(self) -> None:
+        """Look whether the books have more set aside for it than it knows of."""
+        if not self.silent:
+            self.accounts.reconcile()
 
     # What a test looks at.
 
@@ -229,7 +242,7 @@ class Worker:
 
     def parts_known(self) -> tuple[Purse, ...]:
         """The purses of which it must know exactly what it has leased: it is in the books, nothing is on its way, and its news are the last."""
-        if not self.certain or self.work or self.news or self.silent:
+        if not self.certain or self.waiting or self.news or self.silent:
             return ()
         return tuple(part for account in self.accounts._accounts.values() for part in account.parts)
 
