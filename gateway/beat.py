@@ -26,6 +26,7 @@ from billing.errors import BillingError
 from billing.leases import store as leases
 from billing.leases.markers import Marker, dead_here
 from billing.leases.store import Replica
+from billing.work import Urgency
 from gateway.clock import Clock
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Books(Protocol):
         """Whether what dead processes left is still being booked."""
         ...
 
-    def run(self, work: Callable[[Session], T], *, urgent: bool = False) -> Future[T]:
+    def run(self, work: Callable[[Session], T], *, urgency: Urgency = Urgency.LATER) -> Future[T]:
         """Run work on the books thread, between two batches."""
         ...
 
@@ -123,14 +124,14 @@ class Beat:
 
     async def join(self) -> None:
         """Enter the books under a new name. Raises `BooksUnavailable`."""
-        sent_s = self._clock.monotonic_s()
         mine = Replica(id=secrets.token_hex(8), beat=_number(), host=socket.gethostname(), pid=os.getpid(), started_us=self._clock.now_us())
 
-        def enter(session: Session) -> list[Replica]:
+        def enter(session: Session) -> tuple[list[Replica], float]:
+            sent_s = self._clock.monotonic_s()
             leases.register(session, mine)
-            return leases.replicas(session)
+            return leases.replicas(session), sent_s
 
-        found = await asyncio.wrap_future(self._books.run(enter, urgent=True))
+        found, sent_s = await asyncio.wrap_future(self._books.run(enter, urgency=Urgency.BEAT))
         before, self._marker = self._marker, self._mark(mine.id)
         if before is not None:
             before.remove()
@@ -164,8 +165,7 @@ class Beat:
 
     async def beat(self) -> None:
         """Tell the books that this process lives, and look who else does. Raises `BooksUnavailable`, `Displaced`."""
-        sent_s = self._clock.monotonic_s()
-        found = await asyncio.wrap_future(self._books.run(self._tell, urgent=True))
+        found, sent_s = await asyncio.wrap_future(self._books.run(self._tell, urgency=Urgency.BEAT))
         self._told(found, sent_s)
 
     def leave(self, database: Database, *, booked: bool) -> None:
@@ -201,14 +201,15 @@ class Beat:
                 self._reconciled_s = now_s
                 self.holder.reconcile()
 
-    def _tell(self, session: Session) -> list[Replica]:
+    def _tell(self, session: Session) -> tuple[list[Replica], float]:
+        sent_s = self._clock.monotonic_s()  # and not when it was asked for: it may have waited for a batch
         new = _number()
         last = self.member.beats
         # The commit's answer may be lost: from here on either may be what the books have.
         self.member = msgspec.structs.replace(self.member, beats=(*last, new))
         if not leases.beat(session, self.member.replica_id, last, new):
             raise Displaced(self.member.replica_id)
-        return leases.replicas(session)
+        return leases.replicas(session), sent_s
 
     def _told(self, found: list[Replica], sent_s: float) -> None:
         now_s = self._clock.monotonic_s()
@@ -230,7 +231,7 @@ class Beat:
         now_s = self._clock.monotonic_s()
         for replica_id, (beat, since_s) in list(self._seen.items()):
             if now_s - since_s >= patience_s:
-                if await asyncio.wrap_future(self._books.run(partial(leases.bury, replica_id=replica_id, last=beat))):
+                if await asyncio.wrap_future(self._books.run(partial(leases.bury, replica_id=replica_id, last=beat), urgency=Urgency.BEAT)):
                     log.warning("process %s has not beaten for %.0f s and is taken for dead; what it had leased goes back", replica_id, now_s - since_s)
                 self._seen.pop(replica_id, None)
         if not self._books.replaying:
@@ -238,7 +239,7 @@ class Beat:
                 if replica_id in self._seen:
                     if not replayed:
                         continue
-                    await asyncio.wrap_future(self._books.run(partial(leases.bury, replica_id=replica_id)))
+                    await asyncio.wrap_future(self._books.run(partial(leases.bury, replica_id=replica_id), urgency=Urgency.BEAT))
                     self._seen.pop(replica_id)
                 path.unlink(missing_ok=True)
         self.member = msgspec.structs.replace(self.member, processes=1 + len(self._seen))

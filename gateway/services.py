@@ -41,6 +41,7 @@ from gateway.webhooks import Sender
 
 TASKS_S_MIN = 1.0  # even past the deadline: an accounting that has begun is nearly done
 BOOKS_S_MAX = 5.0
+LEAVE_S_MAX = 5.0
 AUDIT_S_MAX = 300.0  # the first sum over a large ledger reads all of it
 
 log = logging.getLogger("weir")
@@ -226,12 +227,18 @@ async def _close_books(services: Services) -> None:
     def stop() -> None:
         try:
             services.recorder.stop(BOOKS_S_MAX)
-            services.beat.leave(services.database, booked=not services.recorder.unbooked and not services.recorder.open_requests)
+            recorder = services.recorder
+            if not recorder.hung:
+                services.beat.leave(services.database, booked=not recorder.unbooked and not recorder.open_requests)
         finally:
             loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=stop, name="weir-books-stop", daemon=True).start()
-    await done.wait()
+    try:
+        async with asyncio.timeout(BOOKS_S_MAX + LEAVE_S_MAX):
+            await done.wait()
+    except TimeoutError:
+        log.error("the database does not answer; the end does not wait for it, and what is leased goes back after its term")
 
 
 def _warm_tokenizers(settings: Settings) -> None:

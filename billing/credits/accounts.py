@@ -21,6 +21,7 @@ from billing.credits.draw import Displaced, Member, Want, draw
 from billing.credits.purse import Claims, Purse
 from billing.leases import store as leases
 from billing.leases.store import Lease
+from billing.work import Urgency
 
 T = TypeVar("T")
 ACCOUNTS_MAX = 50_000
@@ -56,9 +57,10 @@ class Books(Protocol):
         then: Callable[[T], None] | None = None,
         otherwise: Callable[[BaseException], None] | None = None,
         *,
-        urgent: bool = False,
+        urgency: Urgency = Urgency.LATER,
+        key: str | None = None,
     ) -> Future[T]:
-        """Run work between two batches, before what is not `urgent`; `then` hears the result on the loop, or `otherwise` the failure, in order."""
+        """Run work between two batches, by its urgency; `then` hears the result on the loop, or `otherwise` the failure, in order."""
         ...
 
 
@@ -78,12 +80,13 @@ class Tenure(Protocol):
 class Asking:
     """One draw that is on its way to the books: what is wanted of it, by kind of request, until it begins."""
 
-    __slots__ = ("drawing", "urgent", "wants")
+    __slots__ = ("drawing", "urgent", "waiting", "wants")
 
     def __init__(self, *, urgent: bool) -> None:
         self.wants: Counter[tuple[str, str | None, str]] = Counter()
-        self.drawing: Future[Snapshot] | None = None
+        self.drawing: Future[Snapshot | None] | None = None
         self.urgent = urgent
+        self.waiting = 0  # how many requests wait for it
 
     @property
     def over(self) -> bool:
@@ -105,6 +108,7 @@ class Accounts:
         self._awaited: Counter[str] = Counter()
         self._drawing: Counter[str] = Counter()  # draws under way, by tenant
         self._span_began_s = clock.monotonic_s()
+        self._failures = 0  # draws that failed since one succeeded
         books.on_flushed = self.flushed
 
     def __len__(self) -> int:
@@ -126,7 +130,7 @@ class Accounts:
             now_s = self._clock.monotonic_s()
             if now_s >= max(account.retry_s, account.asked_s + RETRY_S):
                 account.stale, account.asked_s = False, now_s
-                self.ask(tenant_id)
+                self._ask(tenant_id)
         self._accounts.move_to_end(tenant_id)
         return account
 
@@ -146,7 +150,12 @@ class Accounts:
         self._awaited[tenant_id] += 1
         try:
             while True:
-                await asyncio.shield(asyncio.wrap_future(self.ask(tenant_id, want, urgent=True)))
+                asking = self._ask(tenant_id, want, urgent=True)
+                assert asking.drawing is not None
+                try:
+                    await asyncio.shield(asyncio.wrap_future(asking.drawing))
+                finally:
+                    asking.waiting -= 1
                 account = self._accounts.get(tenant_id)
                 if account is not None:  # else it was dropped between a draw that had just ended and this waiting for it
                     return account
@@ -155,10 +164,10 @@ class Accounts:
             if not self._awaited[tenant_id]:
                 del self._awaited[tenant_id]
 
-    def ask(self, tenant_id: str, want: Want | None = None, *, urgent: bool = False) -> Future[Snapshot]:
-        """Draw what is wanted, soon: all that is asked before the books come to it goes into one transaction. Applied when the future is done.
+    def _ask(self, tenant_id: str, want: Want | None = None, *, urgent: bool = False) -> Asking:
+        """Draw what is wanted, soon: all that is asked before the books come to it goes into one transaction. Applied when its `drawing` is done.
 
-        `urgent`: somebody waits for it, so it goes before those that nobody does.
+        `urgent`: somebody waits for it, so it goes before those that nobody does; and is dropped if nobody does any more.
         """
         with self._lock:
             asking = self._asking.get(tenant_id)
@@ -167,20 +176,26 @@ class Accounts:
                 asking = self._asking[tenant_id] = Asking(urgent=urgent)
             if want is not None:
                 asking.wants[want.key_id, want.project, want.model] += want.need_ncr
+            if urgent:
+                asking.waiting += 1  # the caller takes it off when it waits no more
         if new:
             self._drawing[tenant_id] += 1
+            mine = asking
             asking.drawing = self._books.run(
-                lambda session: self._draw(session, tenant_id, asking), self._drawn, lambda error: self._not_drawn(tenant_id, asking, error), urgent=urgent
+                lambda session: self._draw(session, tenant_id, mine),
+                lambda snapshot: self._drawn(tenant_id, snapshot),
+                lambda error: self._not_drawn(tenant_id, mine, error),
+                urgency=Urgency.WAITED if urgent else Urgency.LATER,
+                key=tenant_id,
             )
-        assert asking.drawing is not None, "asked again from within the asking"
-        return asking.drawing
+        return asking
 
     def want_more(self, account: Account, claims: Claims, want: Want) -> None:
         """Draw more in the background, unless that is under way or was a moment ago: the lease runs low."""
         now_s = self._clock.monotonic_s()
         if now_s >= account.asked_s + ASK_EVERY_S and now_s >= account.retry_s and not self._drawing[account.tenant_id] and claims.may_ask(now_s):
             account.asked_s = now_s
-            self.ask(account.tenant_id, want)
+            self._ask(account.tenant_id, want)
 
     def ran_dry(self, claims: Claims) -> None:
         """Note that the books had no more for such requests; the next one asks in a second."""
@@ -194,7 +209,7 @@ class Accounts:
         if tenant_id in self._accounts or self._drawing[tenant_id]:
             with self._lock:
                 self._asking.pop(tenant_id, None)
-            self.ask(tenant_id)
+            self._ask(tenant_id)
 
     def refresh_all(self) -> None:
         """Read every loaded account again, each when it is next asked for: a plan changed. Reading them all at once would hold up the books."""
@@ -262,18 +277,25 @@ class Accounts:
 
         self._books.run(lambda session: leases.lower(session, self._tenure.member.replica_id, amounts), returned, returned)
 
-    def _draw(self, session: Session, tenant_id: str, asking: Asking) -> Snapshot:
+    def _draw(self, session: Session, tenant_id: str, asking: Asking) -> Snapshot | None:
         with self._lock:
             if self._asking.get(tenant_id) is asking:
                 del self._asking[tenant_id]
+            if asking.urgent and not asking.waiting:
+                return None  # whoever waited has given up: those that still wait come the sooner
             wants = [Want(key_id=key, project=project, model=model, need_ncr=need) for (key, project, model), need in asking.wants.items()]
         return draw(session, self._tenure.member, tenant_id, wants, self._clock.now_us())
 
-    def _drawn(self, snapshot: Snapshot) -> None:
-        self._drawing_over(snapshot.tenant_id)
-        account = self._accounts.get(snapshot.tenant_id)
+    def _drawn(self, tenant_id: str, snapshot: Snapshot | None) -> None:
+        self._drawing_over(tenant_id)
+        if self._failures:
+            log.info("credits: accounts can be drawn again, after %d that could not", self._failures)
+            self._failures = 0
+        account = self._accounts.get(tenant_id)
+        if snapshot is None:
+            return
         if account is None:
-            self._accounts[snapshot.tenant_id] = Account(snapshot)
+            self._accounts[tenant_id] = Account(snapshot)
             self._evict()
         else:
             account.reloaded(snapshot)
@@ -285,7 +307,9 @@ class Accounts:
                 del self._asking[tenant_id]
         if isinstance(error, Displaced):
             self._tenure.displaced(error.replica_id)
-        log.warning("credits: the account of %s cannot be drawn: %s", tenant_id, error)
+        if not self._failures:  # the others until one can be drawn again are only counted
+            log.warning("credits: the account of %s cannot be drawn: %s", tenant_id, error)
+        self._failures += 1
         account = self._accounts.get(tenant_id)
         if account is not None:
             account.retry_s = self._clock.monotonic_s() + RETRY_S

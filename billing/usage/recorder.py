@@ -34,6 +34,7 @@ from billing.usage.records import Dispatched, Progress
 from billing.usage.replay import Remains, claim
 from billing.usage.segment import Segment
 from billing.usage.writer import Standing, book
+from billing.work import Piece, Urgency, WorkQueue, failed, perform
 
 T = TypeVar("T")
 Post = Callable[[Callable[[], None]], object]
@@ -43,7 +44,6 @@ BACKOFF_S = (0.1, 10.0)
 SYNC_S = 1.0
 STOP_S = 10.0
 BATCH_DUE = 500  # so many events waiting are flushed at once; what came meanwhile goes along, so a transaction grows with the backlog
-WORK_MAX = 64  # asked work between two batches, so that much of it cannot hold up the books
 POISON = (IntegrityError, DataError, ArithmeticError, ValueError, TypeError, Invalid, NotFound, Conflict)
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ class Recorder:
         self._backoff_s = backoff_s
         self._queue: deque[Item] = deque()
         self._batch: list[Item] = []
-        self._work: deque[Callable[[], None]] = deque()
-        self._urgent: deque[Callable[[], None]] = deque()  # what a request or the beat waits for
+        self._work = WorkQueue()
         self._post: Post = lambda callback: callback()
         self._wake = threading.Event()
         self._idle = False
@@ -128,27 +127,31 @@ class Recorder:
         then: Callable[[T], None] | None = None,
         otherwise: Callable[[BaseException], None] | None = None,
         *,
-        urgent: bool = False,
+        urgency: Urgency = Urgency.LATER,
+        key: str | None = None,
     ) -> Future[T]:
         """Run work in a write transaction of the books thread, between two batches; again in a new one when another stood in its way.
 
         `then` receives the result on the loop, or `otherwise` the failure, in order with `on_flushed`; the future is done after that was
-        posted. `urgent` work goes before what is not. A database that is away is a `BooksUnavailable`.
+        posted. What is waited for goes first, and where it has a `key` (its tenant) several share a transaction. A database that is away is a
+        `BooksUnavailable`.
         """
-        future: Future[T] = Future()
+        piece = Piece(work, then, otherwise, key)
         if self._closed:
-            closed = BooksUnavailable("the books are closed")
-            if otherwise is not None:
-                otherwise(closed)
-            future.set_exception(closed)
-            return future
-        (self._urgent if urgent else self._work).append(lambda: self._run(work, then, otherwise, future))
+            failed(piece, BooksUnavailable("the books are closed"), lambda callback: callback())
+            return piece.future
+        self._work.put(piece, urgency)
         self._wake.set()
-        return future
+        return piece.future
 
     def owns(self, segment: Path) -> bool:
         """Tell whether a segment of the journal is this process's own."""
         return self._journal.owns(segment)
+
+    @property
+    def hung(self) -> bool:
+        """Whether the database did not answer at the end: nothing more is to be asked of it."""
+        return self._hung
 
     @property
     def open_requests(self) -> int:
@@ -211,8 +214,8 @@ class Recorder:
             while self.turn() == 0:
                 pass
         if not self._hung:
-            while work := self._urgent or self._work:
-                work.popleft()()
+            while self._work:
+                self._perform()
             if self._remains is not None:
                 self._remains.close()
         self._journal.close(in_use=self._hung)
@@ -233,13 +236,12 @@ class Recorder:
 
     def turn(self) -> float | None:
         """Do what is due: asked work, then one batch. Return the seconds until more is due, None for "when woken". The thread calls nothing else."""
-        for _ in range(min(len(self._urgent) + len(self._work), WORK_MAX)):
-            (self._urgent or self._work).popleft()()
+        self._perform()
         due = self._due()
         if due == 0:
             self._flush()
             due = self._due()
-        return 0 if self._urgent or self._work else due
+        return 0 if self._work else due
 
     def _main(self) -> None:
         while True:
@@ -252,7 +254,7 @@ class Recorder:
     def _sleep(self, seconds: float | None) -> None:
         self._wake.clear()
         self._idle = seconds is None
-        if not (self._urgent or self._work or self._closed or (self._idle and self._queue)):
+        if not (self._work or self._closed or (self._idle and self._queue)):
             self._wake.wait(seconds)
         self._idle = False
 
@@ -368,25 +370,14 @@ class Recorder:
         else:
             log.exception("books: %d events wait, next try in %.1f s", self.backlog, pause, exc_info=error)
 
-    def _run(
-        self, work: Callable[[Session], T], then: Callable[[T], None] | None, otherwise: Callable[[BaseException], None] | None, future: Future[T]
-    ) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            if self._hung:
-                raise BooksUnavailable("the books are closed")
-            result = self._db.retrying(work)
-        except BaseException as error:  # noqa: BLE001 - it is the asker's: the future raises it there
-            if otherwise is not None:
-                hear, failure = otherwise, error
-                self._tell(lambda: hear(failure))
-            future.set_exception(error)
-            return
-        if then is not None:
-            receive = then
-            self._tell(lambda: receive(result))
-        future.set_result(result)
+    def _perform(self) -> None:
+        for together in self._work.take_round():
+            perform(together, self._retrying, self._tell)
+
+    def _retrying(self, work: Callable[[Session], T]) -> T:
+        if self._hung:
+            raise BooksUnavailable("the books are closed")
+        return self._db.retrying(work)
 
     def _tell(self, callback: Callable[[], Any]) -> None:
         try:

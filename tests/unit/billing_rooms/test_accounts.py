@@ -1,6 +1,7 @@
 """Accounts are loaded once, kept with their holds, and never overtaken by a batch that was booked meanwhile."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TypeVar
 import pytest
 from sqlmodel import Session
 
+from billing.credits import accounts as accounts_module
 from billing.credits.account import Account, Flushed, Snapshot
 from billing.credits.accounts import Accounts
 from billing.credits.draw import Member, Want
@@ -21,6 +23,7 @@ from billing.plans import store as plans
 from billing.plans.terms import PlanTerms
 from billing.usage.journal import Journal
 from billing.usage.recorder import Recorder
+from billing.work import Urgency
 from tests.books import HOUR_US, event, grant, seed
 from tests.clock import START_US, ManualClock
 from tests.tenure import FixedTenure
@@ -200,7 +203,8 @@ class AwayBooks:
         then: Callable[[T], None] | None = None,
         otherwise: Callable[[BaseException], None] | None = None,
         *,
-        urgent: bool = False,
+        urgency: Urgency = Urgency.LATER,
+        key: str | None = None,
     ) -> Future[T]:
         self.readings += 1
         future: Future[T] = Future()
@@ -271,7 +275,7 @@ async def test_many_requests_at_a_low_lease_ask_the_books_once(rig: Rig, monkeyp
     seed(rig.db, "acme", grant("g", 10**6))
     account = await rig.accounts.load("acme", Want(key_id="key_1", project=None, model="m", need_ncr=0))
     asked: list[str] = []
-    monkeypatch.setattr(rig.accounts, "ask", lambda tenant_id, *_want, **_urgent: asked.append(tenant_id))
+    monkeypatch.setattr(rig.accounts, "_ask", lambda tenant_id, *_want, **_urgent: asked.append(tenant_id))
     for _ in range(100):
         rig.accounts.want_more(account, plain(account), ALL)
     assert len(asked) == 1
@@ -332,3 +336,30 @@ async def test_an_account_with_a_draw_under_way_is_not_dropped(db: Database, tmp
     await rig.settled()
     assert rig.accounts.get("a") in (None, account)
     rig.recorder.stop()
+
+
+async def test_a_draw_that_nobody_waits_for_any_more_is_not_made(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed(rig.db, "acme", grant("g", 100))
+    made: list[str] = []
+    monkeypatch.setattr(accounts_module, "draw", lambda _session, _member, tenant_id, *_rest: made.append(tenant_id))
+    busy = threading.Event()
+    rig.recorder.run(lambda _session: busy.wait(10), urgency=Urgency.BEAT)
+    waiting = asyncio.create_task(rig.accounts.load("acme"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    busy.set()
+    await rig.settled()
+    assert made == []
+    assert not rig.accounts._drawing
+
+
+async def test_requests_of_many_tenants_share_a_transaction_and_one_that_is_unknown_spoils_none(rig: Rig) -> None:
+    names = [f"t{number}" for number in range(20)]
+    for name in names:
+        seed(rig.db, name, grant(f"g-{name}", 10, tenant_id=name))
+    loads = [asyncio.create_task(rig.accounts.load(name)) for name in (*names, "nobody")]
+    found = await asyncio.gather(*loads, return_exceptions=True)
+    assert [account.tenant_id for account in found if isinstance(account, Account)] == names
+    assert isinstance(found[-1], NotFound)
