@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
+from sqlmodel import Session
 
 from backends.pool import Pool
 from billing.credits import accounts as accounts_module
@@ -165,12 +165,12 @@ def be_a_twin() -> None:
     register = leases.register
 
     def found(session: Session, mine: Replica) -> None:
-        leases.register = register
+        vars(leases)["register"] = register
         (first, *_) = leases.replicas(session)
         for field in ("id", "beat"):
             msgspec.structs.force_setattr(mine, field, getattr(first, field))
 
-    leases.register = found
+    vars(leases)["register"] = found
 
 
 def patch(env: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ are answered; those past the credits in the slow lane, from what is free when th
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ CREDITS = "3"
 LONG = 15  # tokens of an answer whose length nobody limited
 
 
-async def all_at_once(scene: Scene, key: str, count: int, *, words: str, **members: int) -> list[Answer]:
+async def all_at_once(scene: Scene, key: str, count: int, *, words: str, **members: Any) -> list[Answer]:
     asked = [ask(scene.ports[n % len(scene.ports)], key, words, model="exact", limit_s=200, **members) for n in range(count)]
     answers = await asyncio.gather(*asked)
     assert {one.status for one in answers} == {200}

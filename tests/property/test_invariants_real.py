@@ -18,6 +18,7 @@ from billing.grants import store as grants
 from billing.grants.grant import GENERAL
 from billing.leases import store as leases
 from billing.usage import store
+from billing.usage.event import UsageEvent
 from billing.usage.verify import verify
 from billing.usage.writer import book
 from tests.books import grant, seed
@@ -35,7 +36,7 @@ HOLD_NCR_MAX = 40
 class Nobody(Reference):
     """Is told nothing: with threads there is no one order. The books are looked at when all is done."""
 
-    def tell(self, event: object) -> None:
+    def tell(self, event: UsageEvent) -> None:
         pass
 
 
@@ -88,8 +89,11 @@ class Life(threading.Thread):
         told = dead.journal_told()
         for batch in (told[:2], told[2:], told):
             if batch:
-                self.db.retrying(lambda session, batch=batch: book(session, batch, self.clock.now_us(), "", frozenset()))
+                self.tell(batch)
         dead.buried()
+
+    def tell(self, batch: list[UsageEvent]) -> None:
+        self.db.retrying(lambda session: book(session, batch, self.clock.now_us(), "", frozenset()))
 
 
 def test_with_threads_nothing_is_spent_twice_and_every_event_is_in_once(postgres_url: str) -> None:

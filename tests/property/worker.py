@@ -60,12 +60,12 @@ class Worker:
         self.journal: list[UsageEvent] = []  # settled, and nobody has told the loop that it is booked
         self.queue: list[UsageEvent] = []  # of these, what no flush has taken up
         self.on_flushed: Callable[[list[Flushed]], None] | None = None
-        self.accounts = Accounts(self, clock, self)  # type: ignore[arg-type]
+        self.accounts = Accounts(self, clock, self)
         self.certain = False  # what it knows of its leases is what the books have
 
     # What `Accounts` asks of the books and of the beat.
 
-    def run(self, work: Callable[[Session], Any], then: Any = None, otherwise: Any = None, *, urgent: bool = False) -> Future[Any]:
+    def run(self, work: Callable[[Session], Any], then: Any = None, otherwise: Any = None, **how: Any) -> Future[Any]:
         future: Future[Any] = Future()
 
         def do(lost: str) -> None:
@@ -85,7 +85,8 @@ class Worker:
             self.news.append(lambda: self._certainly(then, result))
             future.set_result(result)
 
-        (self.urgent if urgent else self.work).append(do)
+        waited = how.get("urgent") or getattr(how.get("urgency"), "name", "LATER") != "LATER"
+        (self.urgent if waited else self.work).append(do)
         return future
 
     def _certainly(self, then: Callable[[Any], None] | None, result: Any) -> None:
@@ -136,7 +137,8 @@ class Worker:
 
     def ask(self, key: str, model: str, need: int, *, processes: int) -> None:
         self.processes = processes
-        self.accounts.ask(TENANT, Want(key_id=key, project=None, model=model, need_ncr=need), urgent=True)
+        draw = getattr(self.accounts, "ask", None) or self.accounts._ask  # `load` without its waiting
+        draw(TENANT, Want(key_id=key, project=None, model=model, need_ncr=need), urgent=True)
 
     def hold(self, key: str, model: str, amount: int) -> bool:
         account = self.accounts.get(TENANT)

@@ -57,7 +57,7 @@ class OwnPostgres:
         self.folder, self.port = folder, lasting_port()
         self.program = POSTGRES_BIN_PATH / "postgres"
         self.process: subprocess.Popen[bytes] | None = None
-        command = [POSTGRES_BIN_PATH / "initdb", "-D", folder / "data", "--auth=trust", "--encoding=utf8", "-U", "postgres", "--no-sync"]
+        command: list[str | Path] = [POSTGRES_BIN_PATH / "initdb", "-D", folder / "data", "--auth=trust", "--encoding=utf8", "-U", "postgres", "--no-sync"]
         subprocess.run(command, check=True, capture_output=True, user=self.user)
 
     @property
