@@ -2,13 +2,15 @@
 
 A segment belongs to the dead when its lock can be taken. All of them are read together, oldest first, since a request may begin in
 one and end in another. What is torn or damaged is kept aside as `damaged-<name>` and reported, never deleted; what is whole beside
-it is read. A request that was dispatched and has no end is charged by what was last seen of it.
+it is read. A request that was dispatched and has no end is charged by what was last seen of it. A segment that cannot be opened, read
+or kept aside stays where it is, and holds up neither the start nor the others.
 """
 
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Generator, Mapping
+import pwd
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 from billing.errors import Invalid, RateMissing
@@ -23,12 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class Remains:
-    """The dead processes' segments, locked by us from `claim` on."""
+    """The dead processes' segments, locked by us from `claim` on. `unreadable` are those that stay where they are; the `barred` could not even be opened."""
 
-    def __init__(self, held: list[tuple[Path, int]]) -> None:
+    def __init__(self, held: list[tuple[Path, int]], barred: Sequence[Path] = ()) -> None:
         self._held = held
+        self._barred = barred
+        self._said: set[Path] = set()
         self.damaged: list[Path] = []
-        self.unreadable: list[Path] = []
+        self.unreadable = list(barred)
         self.recovered = 0
 
     def __len__(self) -> int:
@@ -41,7 +45,7 @@ class Remains:
         """
         self.recovered = 0
         self.damaged.clear()
-        self.unreadable.clear()
+        self.unreadable[:] = self._barred
         open_: dict[str, Dispatched] = {}
         progress: dict[str, Progress] = {}
         for path, _fd in self._held:
@@ -77,8 +81,7 @@ class Remains:
             path.with_name(f"damaged-{path.name}").unlink(missing_ok=True)  # of a reading before this one, which writes it again
             data = path.read_bytes()
         except OSError as error:
-            self.unreadable.append(path)
-            log.error("journal: %s cannot be read and is left where it is: %s", path.name, error)
+            self._leave(path, "cannot be read", error)
             return
         for found in records(data):
             if isinstance(found, Damage):
@@ -87,12 +90,26 @@ class Remains:
                 yield found
 
     def _keep_aside(self, path: Path, damage: Damage) -> None:
+        if path in self.unreadable:
+            return
         aside = path.with_name(f"damaged-{path.name}")
-        with aside.open("ab") as file:
-            file.write(damage.data)
+        try:
+            with aside.open("ab") as file:
+                file.write(damage.data)
+        except OSError as error:  # a full disk, say: what is whole is booked all the same, and known by its id when it is read again
+            self._leave(path, f"is torn or damaged at {damage.why}, which cannot be kept aside", error)
+            self.damaged = [other for other in self.damaged if other != aside]
+            _delete(aside)  # a piece of it is worth nothing, and takes room
+            return
         if aside not in self.damaged:
             self.damaged.append(aside)
         log.error("journal: %s is torn or damaged at %s; %d bytes are kept in %s", path.name, damage.why, len(damage.data), aside.name)
+
+    def _leave(self, path: Path, why: str, error: OSError) -> None:
+        self.unreadable.append(path)
+        if path not in self._said:  # all is read anew when the database failed in between
+            self._said.add(path)
+            log.error("journal: %s %s, so it is left where it is for the next start: %s", path.name, why, error)
 
     def _kept_for_good(self) -> bool:
         """Push what was kept aside to the medium, before what it was taken from is deleted."""
@@ -120,30 +137,56 @@ def claim(folder: Path, mine: Callable[[Path], bool] = lambda _path: False) -> R
         return Remains([])
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        return Remains(_take(folder, mine))
+        return Remains(*_take(folder, mine))
     finally:
         os.close(turn)
 
 
-def _take(folder: Path, mine: Callable[[Path], bool]) -> list[tuple[Path, int]]:
+def _take(folder: Path, mine: Callable[[Path], bool]) -> tuple[list[tuple[Path, int]], list[Path]]:
+    """Return the segments that are ours now, and those that could not be opened or locked for another reason than that their process lives."""
     held: list[tuple[Path, int]] = []
+    barred: list[Path] = []
     for path in sorted(folder.glob("[0-9]*-*.wal"), key=lambda path: (start_us_of(path), path.name)):
         if mine(path):
             continue
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
+            fd = _locked(path)
+        except OSError as error:
+            barred.append(path)
+            log.error("journal: %s of user %s is left where it is, unbooked, until the user we run as can open it: %s", path, _owner(path), error.strerror)
             continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            continue
-        if not os.fstat(fd).st_nlink:  # another booked and deleted it between the two calls
-            os.close(fd)
-            continue
-        held.append((path, fd))
-    return held
+        if fd is not None:
+            held.append((path, fd))
+    return held, barred
+
+
+def _locked(path: Path) -> int | None:
+    """Open a segment and take its lock; None when its process lives, or when it is gone. Raises `OSError`."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink:  # else another booked and deleted it between the two calls
+            return fd
+    except BlockingIOError:
+        pass
+    except OSError:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def _owner(path: Path) -> str:
+    try:
+        uid = path.stat().st_uid
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+    except OSError:
+        return "unknown"
 
 
 def recover(dispatched: Dispatched, progress: Progress | None, card: Rate | None) -> UsageEvent:
