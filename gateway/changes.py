@@ -61,7 +61,8 @@ class ChangeFeed:
         found = await self._reads.run(self._read)
         if found:
             tenants = {change.tenant_id for change in found}
-            everything = None in tenants or len(found) >= MANY
+            missed = found[0].seq > self._last + 1  # it was away for so long that some were pruned
+            everything = missed or None in tenants or len(found) >= MANY
             await self._on_change(None if everything else {tenant for tenant in tenants if tenant is not None})
             self._last = found[-1].seq
 

@@ -5,8 +5,9 @@ become visible in order, and a gateway that reads `seq > last` never misses one.
 """
 
 from collections.abc import Mapping
+from itertools import takewhile
 
-from sqlalchemy import Table, bindparam, func, literal, or_, text, union_all, update
+from sqlalchemy import Table, bindparam, delete, func, literal, or_, text, union_all, update
 from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
@@ -56,6 +57,23 @@ def changes_since(session: Session, seq: int, limit: int = 1000) -> list[Change]
     """Return the changes after `seq`, oldest first, at most `limit`."""
     query = select(ChangeRow).where(ChangeRow.seq > seq).order_by(col(ChangeRow.seq)).limit(limit)
     return [Change(row.seq, row.tenant_id, row.at_us) for row in session.exec(query)]
+
+
+def changed_us(session: Session) -> int | None:
+    """Return the instant of the newest change; None before the first."""
+    return session.exec(select(ChangeRow.at_us).order_by(col(ChangeRow.seq).desc()).limit(1)).first()
+
+
+def prune_changes(session: Session, before_us: int, *, keep: int, limit: int) -> int:
+    """Forget changes before an instant, the oldest first, at most `limit`, and none of the newest `keep` (at least 1: numbers go on from it); return how many.
+
+    What goes is one run of numbers from the oldest on, so that whoever missed some finds a gap before the first that is left.
+    """
+    oldest = select(ChangeRow.seq, ChangeRow.at_us).where(ChangeRow.seq <= latest_change(session) - max(1, keep)).order_by(col(ChangeRow.seq)).limit(limit)
+    old = [seq for seq, _at_us in takewhile(lambda row: row[1] < before_us, session.exec(oldest))]
+    if old:
+        session.execute(delete(ChangeRow).where(col(ChangeRow.seq) <= old[-1]))
+    return len(old)
 
 
 def insert_tenant(session: Session, tenant: Tenant) -> None:

@@ -147,6 +147,11 @@ def events_between(session: Session, start_us: int, end_us: int, tenant_id: str 
         yield _event(row), row.covered_ncr
 
 
+def newest_us(session: Session) -> int | None:
+    """Return when the newest event started; None without any. One look at an index."""
+    return session.execute(select(func.max(col(UsageEventRow.started_us)))).scalar_one()
+
+
 def past_since(session: Session, tenant_id: str, since_us: int) -> int:
     """Return what a tenant's requests that started since an instant used past its credits, in ncr."""
     past = func.sum(col(UsageEventRow.charge_ncr) - col(UsageEventRow.cover_ncr))

@@ -10,7 +10,7 @@ import pytest
 
 from billing.db import Database
 from billing.errors import BooksUnavailable
-from billing.tenants.store import note_change
+from billing.tenants.store import note_change, prune_changes
 from gateway.changes import ChangeFeed
 from tests.clock import START_US
 from tests.reads import Reads, books
@@ -107,6 +107,19 @@ async def test_a_change_that_could_not_be_delivered_is_delivered_again(tmp_path:
             change(database, "acme")
             assert await ear.hears(2) == [None, {"acme"}]
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 2
+
+
+async def test_changes_that_were_pruned_before_it_saw_them_make_it_look_everything_up(tmp_path: Path) -> None:
+    ear = Ear()
+    with books(tmp_path) as database:
+        for _ in range(3):
+            change(database, "acme")
+        with database.write() as session:
+            assert prune_changes(session, START_US + 1, keep=1, limit=10) == 2
+        async with following(database, ear):
+            assert await ear.hears(1) == [None]
+            change(database, "acme")
+            assert await ear.hears(2) == [None, {"acme"}]
 
 
 async def test_a_wake_is_answered_before_the_next_tick(tmp_path: Path) -> None:
