@@ -1,7 +1,7 @@
-"""Group commit: one push to the medium for all who wait, on a thread of its own, so that neither the event loop nor the books wait for a disk.
+"""Group commit: one push to the medium for all who ask, on a thread of its own, so that neither the event loop nor the books wait for a disk.
 
 While a push is under way those who come wait together for the next one. Everything but the push itself belongs to the event loop; per
-push it is woken once, however many waited. Nobody waiting, nothing runs.
+push it is woken once, however many waited. Nobody asking, nothing runs.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class GroupCommit:
         group = self._next
         if group is None:
             group = self._next = Group()
-        if not group.segments or group.segments[-1] is not segment:
+        if segment not in group.segments:
             group.segments.append(segment)
         if self._since_s is None:
             self._begin()

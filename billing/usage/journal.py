@@ -1,8 +1,8 @@
 """The local journal: what was dispatched and what was used, on the disk before anything else hears of it.
 
 Append-only segments `<start_us>-<pid>.wal` under one folder, each held by flock while its process lives. One `write` per record: what
-was written survives a `kill -9`; what is pushed survives a power cut. Appending is the event loop's; `release`, `sweep` and
-`sync` are the books thread's. Neither takes a lock: each counter has one writer. Segments go oldest first, once all that was
+was written survives a `kill -9`; what is pushed survives a power cut. Appending is the event loop's; `release` and `sweep`
+are the books thread's, pushes a third one's (`group.py`). Nobody waits for a lock: each counter has one writer. Segments go oldest first, once all that was
 settled in them is booked; what is still open is carried into the next segment at rotation, so nothing in an old one is missed. An
 event that the disk refused counts as open until it is written or booked, so that its evidence outlives it.
 """
@@ -198,16 +198,19 @@ class Journal:
     def sweep(self) -> None:
         """Delete the oldest segments that hold nothing unbooked, once the database would survive a power cut with what they held (books thread)."""
         segments = self._segments
-        if len(segments) > 1 and segments[0].done and self._hardened():
-            while len(segments) > 1 and segments[0].done:
-                segment = segments.popleft()
-                self._freed += segment.size
-                _remove(segment)
+        hardened = False
+        while len(segments) > 1 and segments[0].done and not segments[0].pushing:
+            hardened = hardened or self._hardened()
+            if not hardened or not _remove(segments[0]):
+                return
+            self._freed += segments.popleft().size
 
     def sync(self) -> None:
-        """Push what was written to the medium (books thread). A failure is counted and logged, and makes the journal unhealthy."""
-        for segment in tuple(self._segments):
-            self._push(segment)
+        """Have what was written pushed to the medium, without waiting for it (event loop). A failure is counted and logged, and makes the journal unhealthy."""
+        if not self._closed:
+            for segment in tuple(self._segments):
+                if not segment.durable and not segment.failed:
+                    self._commits.add(segment)
 
     def close(self, *, in_use: bool = False) -> None:
         """Write what the disk refused before, and let go of every segment.
@@ -228,10 +231,10 @@ class Journal:
         if in_use:
             return
         self._live.retired = not self._open and not self._owed
-        while self._segments and self._segments[0].done and self._hardened():
-            _remove(self._segments.popleft())
+        while self._segments and self._segments[0].done and self._hardened() and _remove(self._segments[0]):
+            self._segments.popleft()
         for segment in self._segments:
-            if self._waits:
+            if self._waits and not segment.pushing:  # else that push hangs, and so would ours
                 self._push(segment)
             segment.close()
 
@@ -370,8 +373,10 @@ def _make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
-def _remove(segment: Segment) -> None:
+def _remove(segment: Segment) -> bool:
+    """Delete a file; False while it is being pushed. One that cannot be deleted is let go of: at the next start every event in it is known already."""
     try:
-        segment.remove()
-    except OSError as error:  # it is replayed at the next start, where every event in it is known already
+        return segment.remove()
+    except OSError as error:
         log.error("journal: %s cannot be deleted: %s", segment.path.name, error)
+        return True

@@ -289,7 +289,7 @@ class Recorder:
         self._settle_accounts(booked, standings)
         self._journal.sweep()
         if time.monotonic() - self._synced_at >= SYNC_S:
-            self._journal.sync()
+            self._tell(self._journal.sync)
             self._synced_at = time.monotonic()
 
     def _fill(self) -> None:

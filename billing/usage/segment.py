@@ -48,6 +48,11 @@ class Segment:
         return self.retired and self.booked >= self.settled
 
     @property
+    def pushing(self) -> bool:
+        """Whether a push is under way."""
+        return self._pushing.locked()
+
+    @property
     def durable(self) -> bool:
         """Whether everything written is on the medium, and the file's name too."""
         return self.entered and not self.failed and self.synced >= self.size
@@ -90,14 +95,20 @@ class Segment:
             self.entered = True
             self.synced = size
 
-    def remove(self) -> None:
-        """Delete the file and let go of it. Raises `OSError` when it cannot be deleted; then it is let go of all the same."""
-        with self._pushing:
+    def remove(self) -> bool:
+        """Delete the file and let go of it; False, and nothing is done, while it is being pushed: whoever deletes must not wait for a disk.
+
+        Raises `OSError` when it cannot be deleted; then it is let go of all the same.
+        """
+        if not self._pushing.acquire(blocking=False):
+            return False
+        try:
             self.synced, self.entered = self.size, True
-            try:
-                self.path.unlink(missing_ok=True)
-            finally:
-                os.close(self.fd)
+            self.path.unlink(missing_ok=True)
+        finally:
+            os.close(self.fd)
+            self._pushing.release()
+        return True
 
     def close(self) -> None:
         """Let go of the file, for the next start to read; what was set aside and not used goes back."""

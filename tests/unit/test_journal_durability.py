@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from billing.db import Database
 from billing.errors import BooksUnavailable
 from billing.usage.journal import Journal
+from billing.usage.recorder import Recorder
 from billing.usage.segment import Segment
-from tests.books import dispatched, event
+from tests.books import dispatched, event, grant, seed
 from tests.clock import ManualClock
 from tests.unit.test_journal import die, told_again
 
@@ -327,3 +329,47 @@ def test_a_file_system_that_cannot_set_room_aside_is_used_without(tmp_path: Path
     segment.dispatched(dispatched(1))
     assert isinstance(segment._live, Segment)
     die(segment)
+
+
+async def test_with_process_a_slow_push_holds_up_neither_the_loop_nor_the_books(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("billing.usage.recorder.SYNC_S", 0.0)
+    db = Database(f"sqlite:///{tmp_path / 'weir.db'}")
+    db.migrate()
+    seed(db, "acme", grant("g", 10**6))
+    journal = Journal(tmp_path / "journal", ManualClock().now_us)
+    recorder = Recorder(db, journal, ManualClock().now_us, flush_ms=0)
+    loop = asyncio.get_running_loop()
+    recorder.start(loop.call_soon_threadsafe)
+    disk.go.clear()
+    for number in range(4):
+        recorder.dispatched(dispatched(number))
+        recorder.settled(event(number))
+        await until(lambda done=number + 1: recorder.booked == done)  # type: ignore[misc]
+        assert await asyncio.wait_for(asyncio.wrap_future(recorder.run(lambda _session: "a draw")), 10) == "a draw"
+        await until(disk.began.is_set)
+    assert not journal._live.durable
+    disk.go.set()
+    await until(lambda: journal._live.durable)
+    assert journal.pushes == 2, "those that came while it was under way share the next one"
+    await asyncio.to_thread(recorder.stop)
+    db.close()
+
+
+async def test_a_segment_whose_push_is_under_way_is_deleted_at_a_later_sweep(tmp_path: Path, disk: Disk) -> None:
+    async with on_disk(tmp_path, segment_bytes=1_000) as journal:
+        disk.go.clear()
+        finish(journal, 1).close()  # type: ignore[attr-defined]
+        old = journal._live
+        await until(disk.began.is_set)
+        while journal._live is old:
+            journal.dispatched(dispatched(10_000 + old.size))
+        journal.release(old)
+        assert old.done
+        journal.sweep()
+        assert old.path.exists()
+        assert journal.owns(old.path)
+        disk.go.set()
+        await until(lambda: not old.pushing)
+        journal.sweep()
+        assert not old.path.exists()
+        assert journal.bytes == journal._live.size
