@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 from billing.db import Database
 from billing.errors import BooksUnavailable
-from billing.jobs import run_jobs
+from billing.jobs import Report, job_names, run_jobs
 from gateway.clock import Clock
 
 EVERY_S = 600.0
@@ -20,12 +20,22 @@ log = logging.getLogger("weir.chores")
 
 
 class Chores:
-    """Runs every job now and again."""
+    """Runs every job now and again.
+
+    `clock_ahead_s`: how far this machine's clock is ahead of the database's, in seconds; None on SQLite, and until it is known.
+    """
 
     def __init__(self, database: Database, clock: Clock, *, every_s: float = EVERY_S) -> None:
         self._database = database
         self._clock = clock
         self._every_s = every_s
+        self._done_s = dict.fromkeys(job_names(), clock.monotonic_s())
+        self.clock_ahead_s: float | None = None
+
+    def ages(self) -> dict[tuple[str], float]:
+        """Return how long ago each job last ended well, in seconds; for one that never did, how long ago this process began."""
+        now_s = self._clock.monotonic_s()
+        return {(name,): now_s - done_s for name, done_s in tuple(self._done_s.items())}
 
     async def follow(self) -> None:
         """Run them until cancelled. What fails is logged and tried again the next time."""
@@ -33,7 +43,7 @@ class Chores:
             try:
                 did = await self.run()
             except BooksUnavailable as error:
-                log.info("the chores wait for the database: %s", error)
+                log.warning("the chores wait for the database: %s", error)
             except Exception:  # whatever is wrong now, the chores of the next hours have to be done
                 log.exception("the chores failed; they are tried again")
             else:
@@ -48,10 +58,19 @@ class Chores:
         def work() -> None:
             if not future.set_running_or_notify_cancel():
                 return
+            report = Report()
             try:
-                future.set_result(run_jobs(self._database, self._clock.now_us()))
+                did = run_jobs(self._database, self._clock.now_us(), report)
             except BaseException as error:  # noqa: BLE001 - it is the asker's: the future raises it there
+                self._note(report)
                 future.set_exception(error)
+            else:
+                self._note(report)
+                future.set_result(did)
 
         threading.Thread(target=work, name="weir-chores", daemon=True).start()
         return await asyncio.wrap_future(future)
+
+    def _note(self, report: Report) -> None:
+        self._done_s |= dict.fromkeys(report.succeeded, self._clock.monotonic_s())
+        self.clock_ahead_s = None if report.clock_off_us is None else report.clock_off_us / 1e6

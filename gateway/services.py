@@ -21,8 +21,10 @@ from billing.rates.card import RateCard
 from billing.rates.store import all_rates
 from billing.tenants.keys import KeyHasher
 from billing.tenants.store import latest_change
+from billing.usage.folder import belong, warn_of_network
 from billing.usage.journal import Journal
 from billing.usage.recorder import Recorder
+from billing.usage.store import books_id
 from gateway.auth.keyring import Keyring
 from gateway.beat import Beat
 from gateway.changes import ChangeFeed
@@ -109,7 +111,7 @@ class Services:
 async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Services]:
     """Open every part, start what runs beside the requests, and close it all in the opposite order.
 
-    The database must be migrated. Raises `BooksUnavailable` or `BadConfig` with what to do.
+    The database must be migrated. Raises `BooksUnavailable`, `BadConfig`, or `Conflict` where the journal is of other books, with what to do.
     """
     direct, over_httpx = DirectTransport(), HttpxTransport()
     services = _build(settings, clock, build_pools(settings.backends, {"direct": direct, "httpx": over_httpx}))
@@ -120,14 +122,15 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
     try:
         changes.start_after(await reads.feed.run(latest_change))
         await services.tariff.load(reads.feed)
+        await _own_journal(services)
         recorder.start(lambda callback: _post(loop, callback))
         await services.beat.join()
         beside += [
             vitals.beside("the beat", services.beat.follow()),
             vitals.beside("the change feed", changes.follow()),
-            vitals.beside("the ledger's audit", vitals.audit(reads.audits)),
-            vitals.beside("the chores", Chores(services.database, clock).follow()),
-            vitals.beside("the sender of webhooks", sender.follow()),
+            vitals.beside("the ledger's audit", vitals.audit(reads.audits), needed=False),
+            vitals.beside("the chores", _chores(services).follow(), needed=False),
+            vitals.beside("the sender of webhooks", sender.follow(), needed=False),
         ]
         beside += [vitals.beside(f"the watch over backend {name}", pool.watch()) for name, pool in services.pools.items()]
         await services.limiter.start(vitals.beside)
@@ -146,6 +149,20 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         for reader in reads:
             reader.close()
         services.database.close()
+
+
+def _chores(services: Services) -> Chores:
+    metrics, chores = services.metrics, Chores(services.database, services.clock)
+    metrics.jobs_age.watch(chores.ages)
+    metrics.clock_ahead.watch(lambda: {} if chores.clock_ahead_s is None else chores.clock_ahead_s)
+    return chores
+
+
+async def _own_journal(services: Services) -> None:
+    """Have the journal's folder be of these books, before anything in it is booked."""
+    folder, url = services.settings.data_dir / "journal", services.database.engine.url.set(query={})  # what is beside host and name may be secret
+    belong(folder, await services.reads.feed.run(books_id), url.render_as_string(hide_password=True), services.recorder.owns)
+    warn_of_network(folder)
 
 
 def _sender(services: Services, transport: HttpxTransport) -> Sender:
@@ -277,6 +294,7 @@ def _watch(services: Services, journal: Journal) -> None:
     metrics, recorder = services.metrics, services.recorder
     metrics.backend_up.watch(lambda: {(name,): int(pool.up) for name, pool in services.pools.items()})
     metrics.journal_bytes.watch(lambda: journal.bytes)
+    metrics.journal_bytes_max.watch(lambda: services.settings.books.journal_bytes_max)
     metrics.holds_open.watch(lambda: journal.open_requests)
     metrics.settle_failures.watch(lambda: recorder.failures + metrics.settle_failed_total)
     metrics.journal_failures.watch(lambda: journal.failures)

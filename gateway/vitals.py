@@ -7,13 +7,14 @@ the books. Belongs to the event loop; what the books thread keeps is only read.
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from sqlmodel import Session
 
 from backends.pool import Pool
 from billing.errors import BillingError
-from billing.ledger.store import entry_sum
+from billing.ledger.store import entry_sum, newest_entry
 from billing.usage.journal import Journal
 from billing.usage.recorder import Recorder
 from gateway.clock import Clock
@@ -24,7 +25,11 @@ log = logging.getLogger("weir")
 
 OLDEST_S_MAX = 60  # usage that has waited longer for the database is no longer a hiccup
 AUDIT_EVERY_S = 60.0
+AUDIT_AGAIN_S = 5.0  # while it has not come to the end of the ledger
+AUDIT_TX = 100_000  # ids of transactions summed by one statement, which takes about a second
+AUDIT_STEPS_MAX = 20  # statements of one round
 AUDIT_OPEN_TX = 10_000  # the newest transactions, which are summed again: some of them may not have been committed yet
+AUDIT_STALE_S = 900.0  # an older sum says nothing about the ledger of now
 
 
 class Vitals:
@@ -38,20 +43,28 @@ class Vitals:
         self._pools = pools
         self.stopping = False
         self._stop_by_s = 0.0
-        self.imbalance_ncr: int | None = None  # None until the ledger was summed
         self._stopped: list[str] = []
+        self._sum: tuple[int, float] | None = None  # over the whole ledger, in ncr, and when it was told (monotonic seconds)
         self._audited = (0, 0)  # the sum of the entries of all transactions up to an id: (id, sum in ncr)
 
-    def beside(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run what must run as long as the process does. Its end is said in the log and by `missing`."""
+    @property
+    def imbalance_ncr(self) -> int | None:
+        """What the ledger's entries sum to, in ncr; None until it was summed. That all was well is not said for longer than it is known."""
+        if self._sum is None or (self._sum[0] == 0 and self._clock.monotonic_s() - self._sum[1] > AUDIT_STALE_S):
+            return None
+        return self._sum[0]
+
+    def beside(self, name: str, work: Coroutine[Any, Any, None], *, needed: bool = True) -> asyncio.Task[None]:
+        """Run what must run as long as the process does. Its end is said in the log, and by `missing` if requests are not well served without it."""
         task = asyncio.create_task(work, name=name)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, needed=needed))
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None], *, needed: bool) -> None:
         if task.cancelled() or self.stopping:
             return
-        self._stopped.append(task.get_name())
+        if needed:
+            self._stopped.append(task.get_name())
         log.critical("%s has stopped, and does not start again by itself: restart this process", task.get_name(), exc_info=task.exception())
 
     def stop(self) -> None:
@@ -84,23 +97,37 @@ class Vitals:
         return 0.0 if oldest_us is None else max(0.0, (self._clock.now_us() - oldest_us) / 1e6)
 
     async def audit(self, reads: BookReads) -> None:
-        """Sum the ledger every minute, until cancelled: reading what is new, and once all of it."""
+        """Sum the ledger every minute, until cancelled: reading what is new, and once all of it, piece by piece. Nothing else ends it."""
         while True:
+            whole = True
             try:
-                await self._sum(reads)
+                whole = await self._round(reads)
             except BillingError as error:
-                log.info("the ledger cannot be summed now: %s", error)
-            await asyncio.sleep(AUDIT_EVERY_S)
+                log.warning("the ledger cannot be summed now: %s", error)
+            except Exception:  # an audit that ends would leave a ledger that does not balance untold: it is logged and tried again
+                log.exception("the ledger cannot be summed now; it is tried again")
+            await asyncio.sleep(AUDIT_EVERY_S if whole else AUDIT_AGAIN_S)
 
-    async def _sum(self, reads: BookReads) -> None:
-        after, before = self._audited
+    async def _round(self, reads: BookReads) -> bool:
+        """Go on where the last round ended, which also an error does not undo. False when the end of the ledger is still to come."""
+        for _ in range(AUDIT_STEPS_MAX):
+            after, before = self._audited
 
-        def read(session: Session) -> tuple[tuple[int, int], int]:
-            last, new = entry_sum(session, after)
-            settled = max(after, last - AUDIT_OPEN_TX)
-            return (settled, before + (entry_sum(session, after, settled)[1] if settled > after else 0)), before + new
+            def read(session: Session, after: int = after, before: int = before) -> tuple[tuple[int, int], int, bool]:
+                last = newest_entry(session)
+                upto = min(last, after + AUDIT_TX)
+                settled = max(after, min(upto, last - AUDIT_OPEN_TX))
+                total = before + entry_sum(session, after, settled) if settled > after else before
+                return (settled, total), total + (entry_sum(session, settled, upto) if upto > settled else 0), upto >= last
 
-        self._audited, total = await reads.run(read)
-        if total and total != self.imbalance_ncr:
+            self._audited, total, whole = await reads.run(read)
+            if whole or total:  # every transaction sums to 0, so what is wrong with a part is wrong
+                self._tell(total)
+            if whole:
+                return True
+        return False
+
+    def _tell(self, total: int) -> None:
+        if total and (self._sum is None or total != self._sum[0]):
             log.critical("the ledger's entries sum to %d ncr and not to 0: a bug; keep the database, run `weir ledger verify` and report it", total)
-        self.imbalance_ncr = total
+        self._sum = total, self._clock.monotonic_s()

@@ -74,18 +74,16 @@ class Sender:
         return int((self._settings.timeout_s + MARK_S) * 1_000_000)
 
     async def follow(self) -> None:
-        """Deliver until cancelled; then what is under way has a moment to end."""
-        away = False
+        """Deliver until cancelled; then what is under way has a moment to end. Nothing else ends it: each kind of trouble is said once until it works again."""
+        said: set[str] = set()
         try:
             while True:
                 self._ended.clear()
                 try:
                     await self.turn()
-                    away = False
-                except BooksUnavailable as error:
-                    if not away:  # said once, not every second
-                        log.info("webhooks wait for the database: %s", error)
-                    away = True
+                    said.clear()
+                except Exception as error:  # noqa: BLE001 - whatever is wrong now, the messages of the next days have to be sent: logged and tried again
+                    _say(error, said)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._every_s):
                         await self._ended.wait()
@@ -183,6 +181,17 @@ class Sender:
             body=(sent.body.encode(),),
             timeouts=Timeouts(connect_s=limit_s, first_byte_s=limit_s, idle_s=limit_s, total_s=limit_s),
         )
+
+
+def _say(error: Exception, said: set[str]) -> None:
+    kind = type(error).__name__
+    if kind in said:
+        return
+    said.add(kind)
+    if isinstance(error, BooksUnavailable):
+        log.info("webhooks wait for the database: %s", error)
+    else:
+        log.error("webhooks cannot be sent now; they are tried again: %s", error, exc_info=error)
 
 
 async def _drain(answer: Answer) -> None:

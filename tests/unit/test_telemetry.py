@@ -15,7 +15,7 @@ weir_queue_wait_seconds weir_lane_tenants weir_refusals weir_backend_up weir_bac
 weir_queue_depth weir_slots weir_slots_used weir_child_restarts weir_ready weir_usage_rejected weir_usage_conflicts weir_usage_backlog
 weir_usage_oldest_seconds weir_processes weir_displaced weir_leases_alive
 weir_journal_failures weir_journal_bytes weir_ledger_imbalance_ncr weir_usage_estimated weir_rate_windows_shared weir_rate_windows_errors
-weir_webhooks weir_webhooks_waiting""".split()
+weir_webhooks weir_webhooks_waiting weir_journal_bytes_max weir_jobs_age_seconds weir_clock_ahead_seconds""".split()
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

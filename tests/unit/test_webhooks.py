@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy.exc import ProgrammingError
 from sqlmodel import Session
 from standardwebhooks import Webhook as Receiver
 
@@ -430,3 +431,29 @@ def test_events_and_tenants_that_are_not_there_are_refused(post: Post) -> None:
     with pytest.raises(Conflict, match="would be told everything twice"):
         post.add("https://hook.test/")
     assert msgspec.json.encode([one.events for one in webhooks.list_webhooks(post.db)]) == b"[null]"
+
+
+async def test_an_error_that_nobody_foresaw_does_not_end_the_sender(
+    post: Post, receiver: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    post.add(url_of(receiver))
+    post.reach()
+    tries: list[Session] = []
+
+    def outbox(session: Session) -> store.Outbox:
+        tries.append(session)
+        if len(tries) <= 3:
+            raise ProgrammingError("SELECT", {}, Exception("a column is gone"))
+        return real(session)
+
+    real = store.outbox
+    monkeypatch.setattr(store, "outbox", outbox)
+    following = asyncio.create_task(post.sender.follow())
+    async with asyncio.timeout(10):
+        while post.outcomes != ["delivered"] and not following.done():
+            await asyncio.sleep(0.01)
+    assert not following.done()
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    (said,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert said.exc_info is not None, "once, and with its traceback"
