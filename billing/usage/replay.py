@@ -17,6 +17,7 @@ from billing.errors import Invalid, RateMissing
 from billing.meter import Meter, check
 from billing.rating import Rate, rate
 from billing.usage.event import UsageEvent
+from billing.usage.folder import turn
 from billing.usage.reading import Damage, records
 from billing.usage.records import Dispatched, Progress, Record, Settled
 from billing.usage.segment import start_us_of, sync_folder
@@ -132,14 +133,10 @@ def claim(folder: Path, mine: Callable[[Path], bool] = lambda _path: False) -> R
     ended in another would else be recovered by one process while another books its end.
     """
     try:
-        turn = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with turn(folder):
+            return Remains(*_take(folder, mine))
     except FileNotFoundError:
         return Remains([])
-    try:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        return Remains(*_take(folder, mine))
-    finally:
-        os.close(turn)
 
 
 def _take(folder: Path, mine: Callable[[Path], bool]) -> tuple[list[tuple[Path, int]], list[Path]]:

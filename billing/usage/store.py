@@ -12,7 +12,7 @@ from sqlmodel import Session, col
 from billing.bulk import ENGINES, Insert, among, listed
 from billing.meter import BUCKETS, Meter
 from billing.usage.event import UsageEvent
-from billing.usage.table import UsageConflictRow, UsageEventRow
+from billing.usage.table import BooksRow, UsageConflictRow, UsageEventRow
 
 _TABLE: Table = UsageEventRow.metadata.tables["usage_event"]
 _CONFLICT: Table = UsageConflictRow.metadata.tables["usage_conflict"]
@@ -149,7 +149,8 @@ def events_between(session: Session, start_us: int, end_us: int, tenant_id: str 
 
 def newest_us(session: Session) -> int | None:
     """Return when the newest event started; None without any. One look at an index."""
-    return session.execute(select(func.max(col(UsageEventRow.started_us)))).scalar_one()
+    found: int | None = session.execute(select(func.max(col(UsageEventRow.started_us)))).scalar_one()
+    return found
 
 
 def past_since(session: Session, tenant_id: str, since_us: int) -> int:
@@ -234,6 +235,12 @@ def tenants(session: Session) -> set[str]:
 def conflicts_counted(session: Session) -> int:
     """Return how many events came again with other content."""
     return session.connection().execute(select(func.count()).select_from(_CONFLICT)).scalar_one()
+
+
+def books_id(session: Session) -> str:
+    """Return the id of these books: 32 hex digits, the same as long as they exist, and in every copy of them."""
+    found: str = session.execute(select(col(BooksRow.id))).scalar_one()
+    return found
 
 
 def _row(event: UsageEvent, covered_ncr: int) -> tuple[Any, ...]:
