@@ -12,6 +12,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol, TypeVar
 
 from sqlmodel import Session
@@ -244,21 +245,29 @@ class Accounts:
         return len(surplus)
 
     def reconcile(self) -> None:
-        """Give back what the books have set aside for this process and it does not know of: an answer was lost, or a giving back failed."""
+        """Compare what the books have set aside for this process with what it knows of: an answer was lost, or a giving back failed."""
         self._books.run(lambda session: leases.held_by(session, self._tenure.member.replica_id), self._compare)
 
     def _compare(self, held: list[Lease]) -> None:
-        unknown: dict[tuple[str, str], int] = {}
-        for lease in held:
-            if self._drawing[lease.tenant_id]:
+        # All that was told before this reading is applied, and nothing after it: but for draws and returns under way, both sides must be the same.
+        booked = {(lease.tenant_id, lease.purse): lease.amount_ncr for lease in held if lease.tenant_id not in self._drawing}
+        surplus: list[tuple[str, Purse, int]] = []
+        for tenant_id, account in self._accounts.items():
+            if tenant_id in self._drawing:
                 continue
-            account = self._accounts.get(lease.tenant_id)
-            known_ncr = 0 if account is None else next((part.lease_ncr for part in account.parts if part.name == lease.purse), 0)
-            if lease.amount_ncr > known_ncr:
-                unknown[lease.tenant_id, lease.purse] = lease.amount_ncr - known_ncr
-        if unknown:
-            log.info("credits: %d leases that this process does not know of go back", len(unknown))
-            self._books.run(lambda session: leases.lower(session, self._tenure.member.replica_id, unknown))
+            for part in account.parts:
+                amount_ncr = booked.pop((tenant_id, part.name), 0)
+                if amount_ncr > part.lease_ncr:
+                    surplus.append((tenant_id, part, amount_ncr - part.lease_ncr))
+                part.lease_ncr = amount_ncr
+        self._return(surplus)
+        for (tenant_id, purse), ncr in booked.items():  # nobody here knows of them: before any draw of the tenant that is asked for from now on
+            self._books.run(partial(self._lower, {(tenant_id, purse): ncr}), urgency=Urgency.WAITED, key=tenant_id)
+        if surplus or booked:
+            log.info("credits: %d leases that this process did not know of go back", len(surplus) + len(booked))
+
+    def _lower(self, amounts: dict[tuple[str, str], int], session: Session) -> None:
+        leases.lower(session, self._tenure.member.replica_id, amounts)
 
     def _return(self, surplus: list[tuple[str, Purse, int]]) -> None:
         if not surplus:
@@ -275,7 +284,7 @@ class Accounts:
                 part.available_ncr += ncr
                 part.asked_ncr = 0
 
-        self._books.run(lambda session: leases.lower(session, self._tenure.member.replica_id, amounts), returned, returned)
+        self._books.run(partial(self._lower, amounts), returned, returned)
 
     def _draw(self, session: Session, tenant_id: str, asking: Asking) -> Snapshot | None:
         with self._lock:

@@ -1,7 +1,8 @@
 // The load of the bench: chat completions over HTTP/1.1 from one thread; one JSON line of results.
 //
-//     load -p PORT [-P PATH] [-c CONNECTIONS] (-d SECONDS | -n REQUESTS) -b BODY_FILE [-H "Name: value"]... [-R US] [-w PER_SECOND]
+//     load -p PORT [-P PATH] [-c CONNECTIONS] (-d SECONDS | -n REQUESTS) -b BODY_FILE [-H "Name: value"]... [-K KEY_FILE] [-R US] [-w PER_SECOND]
 //
+// -K sends requests with the keys of a file in turn, a key a line.
 // -R paces each connection to one request every US microseconds; -w opens connections at this rate instead of all at once.
 // Bodies with Content-Length and in chunks are followed to their end; a stream that ends without [DONE] is counted as `short`.
 // The time to the first token is the time to the first "data:".
@@ -41,8 +42,9 @@ typedef struct {
 static int port = 9100, connection_count = 32, ramp_per_s;
 static double seconds;
 static long request_limit, pace_us;
-static char *request;
-static size_t request_len;
+static char **requests;  // one for each key; they take turns
+static int request_count;
+static size_t *request_lens;
 static struct sockaddr_in target;
 static int epoll_fd, stopping, open_now, open_max;
 static long started, finished, failed, refused, lost, events_all, short_streams, bytes_all, statuses[600];
@@ -102,6 +104,8 @@ static void start(connection *c) {
     c->chunk_left = 0;
     c->open = 1;
     if (++open_now > open_max) open_max = open_now;
+    const char *request = requests[started % request_count];
+    size_t request_len = request_lens[started % request_count];
     for (size_t sent = 0; sent < request_len;) {
         ssize_t n = send(c->fd, request + sent, request_len - sent, MSG_NOSIGNAL);
         if (n <= 0) {
@@ -301,22 +305,43 @@ static void make_request(const char *path, const char *headers, const char *body
     char *head;
     int n = asprintf(&head, "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\nAccept: */*\r\nContent-Length: %ld\r\n%s\r\n", path, port,
                      size, headers);
-    request_len = n + size;
-    request = malloc(request_len);
+    requests = realloc(requests, (request_count + 1) * sizeof *requests);
+    request_lens = realloc(request_lens, (request_count + 1) * sizeof *request_lens);
+    char *request = malloc(n + size);
     memcpy(request, head, n);
     memcpy(request + n, body, size);
+    requests[request_count] = request;
+    request_lens[request_count++] = n + size;
+}
+
+// One request for each line of a file: a key, sent as a bearer's.
+static void make_requests(const char *path, const char *headers, const char *body_file, const char *key_file) {
+    FILE *file = fopen(key_file, "r");
+    if (!file) {
+        perror(key_file);
+        exit(1);
+    }
+    char key[512], all[5120];
+    while (fgets(key, sizeof key, file)) {
+        key[strcspn(key, "\r\n")] = 0;
+        if (!*key) continue;
+        snprintf(all, sizeof all, "%sAuthorization: Bearer %s\r\n", headers, key);
+        make_request(path, all, body_file);
+    }
+    fclose(file);
 }
 
 int main(int argc, char **argv) {
     char headers[4096] = "";
-    const char *path = "/v1/chat/completions", *body_file = NULL;
-    for (int o; (o = getopt(argc, argv, "p:P:c:d:n:b:H:R:w:")) != -1;) switch (o) {
+    const char *path = "/v1/chat/completions", *body_file = NULL, *key_file = NULL;
+    for (int o; (o = getopt(argc, argv, "p:P:c:d:n:b:H:K:R:w:")) != -1;) switch (o) {
             case 'p': port = atoi(optarg); break;
             case 'P': path = optarg; break;
             case 'c': connection_count = atoi(optarg); break;
             case 'd': seconds = atof(optarg); break;
             case 'n': request_limit = atol(optarg); break;
             case 'b': body_file = optarg; break;
+            case 'K': key_file = optarg; break;
             case 'R': pace_us = atol(optarg); break;
             case 'w': ramp_per_s = atoi(optarg); break;
             case 'H':
@@ -334,7 +359,9 @@ int main(int argc, char **argv) {
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    make_request(path, headers, body_file);
+    if (key_file) make_requests(path, headers, body_file, key_file);
+    else make_request(path, headers, body_file);
+    if (!request_count) return 1;
     target = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     epoll_fd = epoll_create1(0);
     connection *all = calloc(connection_count, sizeof *all);
