@@ -4,15 +4,17 @@
 write begins IMMEDIATE, so that two writers queue instead of failing half-way, and WAL lets readers go on meanwhile. On PostgreSQL
 it is an ordinary READ COMMITTED transaction. A database that cannot be reached, stays locked or does not answer in time is
 `BooksUnavailable`; two transactions that stood in each other's way are `BooksContended`, which `retrying` tries again. On PostgreSQL
-every wait has a bound (the connection, a lock, a statement, the network, a free place in the pool), and so has the pool itself.
+every wait has a bound (the connection, a lock, a statement, the network, a free place in the pool), and so has the pool itself; those that
+only the server can keep are kept by a `watchdog` where an engine must never wait for ever.
 """
 
+import logging
 import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +26,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
-from billing.errors import BooksContended, BooksUnavailable, Invalid
+from billing.errors import BooksContended, BooksLocked, BooksUnavailable, Invalid
+from billing.watchdog import Watchdog
 
 T = TypeVar("T")
 
@@ -37,29 +40,56 @@ ENDED_BY_SERVER = "25P03"
 STALLED_TIMEOUT_MS = 8_000  # a transaction that does nothing is ended by the server, before others that wait for its locks give up
 LONG_TIMEOUT_MS = 600_000  # exports, sums over every event, migrations
 NETWORK_TIMEOUT_MS = 15_000  # what was sent and is not acknowledged
+BRIEF_LOCK_MS = 250  # who has others to serve waits no longer for a lock that was held too long already
+DDL_LOCK_MS = 3_000  # a migration that waits for a table's lock holds up everybody who comes after it
+DDL_PAUSE_S, DDL_S_MAX = 5.0, 600.0  # between its tries, and all of them together
 POOL_MAX, POOL_KEPT, POOL_TIMEOUT_S = 15, 5, 5.0  # connections of one process: at most, and those kept open when idle
+POOL_BOOKS = 2  # of them, those that nobody has but the books thread: others that read for long cannot keep it from beating and booking
 RETRIES_MAX = 5
 RETRY_S = (0.01, 0.5)  # the first pause at most, and the longest
 CONTENDED = ("40001", "40P01")  # serialization failure, deadlock: nothing was written, the same may succeed now
+LOCKED = "55P03"
 READ_ONLY = "25006"  # what was the primary is a standby now
 MIGRATION_LOCK = 0x5745495200000001  # PostgreSQL advisory lock: two processes that start together migrate once
 _WRITE = "weir_write"
+
+log = logging.getLogger(__name__)
 
 
 class Database:
     """The database behind one URL. `sqlite:///weir.db` or `postgresql://user@host/name`; other schemes are `Invalid`.
 
-    `pool_max`: connections that this process opens to PostgreSQL at most. `sleep` (seconds) and `jitter` (in [0, 1)) space the retries.
+    `pool_max`: connections that this one opens to PostgreSQL at most. `sleep` (seconds) and `jitter` (in [0, 1)) space the retries.
+    `watch_s`: a connection to PostgreSQL that does not answer for so many seconds is cut off; None where waiting for ever hurts nobody else.
     """
 
-    def __init__(self, url: str, *, pool_max: int = POOL_MAX, sleep: Callable[[float], None] = time.sleep, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_max: int = POOL_MAX,
+        watch_s: float | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
         parsed = _normal(url)
         self.dialect: str = parsed.get_backend_name()
         self.pool_max = pool_max
         self.engine: Engine = _sqlite_engine(parsed) if self.dialect == "sqlite" else _postgresql_engine(parsed, pool_max)
         self._sleep = sleep
         self._jitter = jitter
+        self._watchdog = Watchdog(self.engine, watch_s) if watch_s is not None and self.dialect == "postgresql" else None
         self._writing = self.engine.execution_options(**{_WRITE: True})
+
+    @classmethod
+    def for_books(cls, url: str) -> "Database":
+        """Open the database for the books thread: with few connections that it shares with nobody, and cut off where they do not answer."""
+        return cls(url, pool_max=POOL_BOOKS, watch_s=(STATEMENT_TIMEOUT_MS + NETWORK_TIMEOUT_MS) / 1000)
+
+    @property
+    def cuts(self) -> int:
+        """How often connections that did not answer were cut off."""
+        return 0 if self._watchdog is None else self._watchdog.cuts
 
     @contextmanager
     def read(self, *, long: bool = False, snapshot: bool = False) -> Generator[Session]:
@@ -68,7 +98,7 @@ class Database:
         `long`: its statements may take 10 minutes on PostgreSQL, where others are given up after 30 s. `snapshot`: all of them see the books
         as they were at the first one, also while others write (REPEATABLE READ; on SQLite it is always so).
         """
-        with _unavailable(), Session(self.engine, expire_on_commit=False) as session:
+        with _unavailable(), nullcontext() if long else self._watched(), Session(self.engine, expire_on_commit=False) as session:
             if snapshot and self.dialect == "postgresql":
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             if long:
@@ -78,7 +108,7 @@ class Database:
     @contextmanager
     def write(self) -> Generator[Session]:
         """Yield a session whose changes are committed at exit, or rolled back when the block raises. Raises `BooksUnavailable`."""
-        with _unavailable(), Session(self._writing, expire_on_commit=False) as session, session.begin():
+        with _unavailable(), self._watched(), Session(self._writing, expire_on_commit=False) as session, session.begin():
             yield session
 
     def retrying(self, work: Callable[[Session], T]) -> T:
@@ -116,18 +146,38 @@ class Database:
             )
 
     def migrate(self, revision: str = "head") -> None:
-        """Bring the schema to a revision, `head` by default. Idempotent; processes that start together take turns."""
-        with _unavailable(), self._writing.connect() as connection, connection.begin():
-            self._take_time(connection)
-            if self.dialect == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-            command.upgrade(_alembic(connection), revision)
+        """Bring the schema to a revision, `head` by default. Idempotent; processes that start together take turns.
+
+        Raises `BooksLocked` where a lock that is needed could not be had in 10 minutes. Each try for one is short, as everybody else queues behind it.
+        """
+        self._change_schema(lambda connection: command.upgrade(_alembic(connection), revision))
 
     def unmigrate(self, revision: str = "base") -> None:
-        """Take the schema down to a revision. Destroys what the removed tables held; meant for tests and for a failed upgrade."""
-        with _unavailable(), self._writing.connect() as connection, connection.begin():
-            self._take_time(connection)
-            command.downgrade(_alembic(connection), revision)
+        """Take the schema down to a revision. Destroys what the removed tables held; meant for tests and for a failed upgrade. Raises `BooksLocked`."""
+        self._change_schema(lambda connection: command.downgrade(_alembic(connection), revision))
+
+    def _change_schema(self, change: Callable[[Connection], None]) -> None:
+        until_s = time.monotonic() + DDL_S_MAX
+        said = False
+        while True:
+            try:
+                with _unavailable(), self._writing.connect() as connection, connection.begin():
+                    self._take_time(connection)
+                    if self.dialect == "postgresql":
+                        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                        connection.execute(text(f"SET LOCAL lock_timeout = {DDL_LOCK_MS}"))
+                    change(connection)
+                return
+            except BooksLocked as error:
+                if time.monotonic() >= until_s:
+                    raise BooksLocked(
+                        f"the tables cannot be changed: for {DDL_S_MAX:g} s something has held a lock on one of them (an old gateway that still runs, an "
+                        f"export, a session of psql; they are in pg_stat_activity). End it and start again; nothing was changed. {error}"
+                    ) from error
+                if not said:
+                    log.warning("the tables cannot be changed yet, something holds a lock on one of them; trying for %g s: %s", DDL_S_MAX, error)
+                said = True
+            self._sleep(DDL_PAUSE_S)  # everybody who queued behind us goes first
 
     def harden(self) -> None:
         """Make every commit so far survive a power cut. On PostgreSQL each does; on SQLite (`synchronous=NORMAL`) the WAL is pushed. Raises `OSError`."""
@@ -144,12 +194,24 @@ class Database:
 
     def close(self) -> None:
         """Close every pooled connection."""
+        if self._watchdog is not None:
+            self._watchdog.close()
         self.engine.dispose()
+
+    def _watched(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._watchdog is None else self._watchdog.watch()
 
     def _take_time(self, connection: Connection) -> None:
         if self.dialect == "postgresql":
             for setting in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
                 connection.execute(text(f"SET LOCAL {setting} = {LONG_TIMEOUT_MS}"))
+
+
+def wait_briefly(session: Session) -> None:
+    """Let the transaction give up a lock that it does not get at once; it is then `BooksLocked`. On SQLite, which has one lock for all, nothing changes."""
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL lock_timeout = {BRIEF_LOCK_MS}"))
 
 
 @contextmanager
@@ -159,9 +221,12 @@ def _unavailable() -> Generator[None]:
     except PoolTimeout as error:
         raise BooksUnavailable("the database cannot be used now: every connection is in use") from error
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) in CONTENDED:
+        state = getattr(error.orig, "sqlstate", None)
+        if state in CONTENDED:
             raise BooksContended(f"another transaction stood in the way and nothing was written; try again: {error.orig}") from error
-        ended = getattr(error.orig, "sqlstate", None) == ENDED_BY_SERVER
+        if state == LOCKED:
+            raise BooksLocked(f"somebody holds a lock and nothing was written: {error.orig}") from error
+        ended = state == ENDED_BY_SERVER
         if not isinstance(error, OperationalError | InterfaceError) and not error.connection_invalidated and not ended:
             raise
         raise BooksUnavailable(f"the database cannot be used now: {error.orig}") from error

@@ -8,6 +8,7 @@
      +-- CostMissing        what a backend charges for a model, or for a bucket of its usage, is not in the cost book
      +-- BooksUnavailable   the database or the journal cannot take an entry now
           +-- BooksContended   another transaction stood in the way; nothing was written, the same may succeed now
+          +-- BooksLocked      somebody holds a lock longer than we wait for one; nothing was written, and what needs another lock may succeed
 
 Texts are written for the person who reads them: what, where, and what to do. They hold no secret.
 """
@@ -65,3 +66,7 @@ class BooksUnavailable(BillingError):
 
 class BooksContended(BooksUnavailable):
     """Two transactions stood in each other's way (a deadlock, a serialization failure) and this one was undone; it may be tried again at once."""
+
+
+class BooksLocked(BooksUnavailable):
+    """Somebody holds a lock longer than we wait for one, and this transaction was undone; others, that need other rows, may go on."""

@@ -15,7 +15,8 @@ from sqlmodel import Session
 
 from billing import db as db_module
 from billing.db import Database
-from billing.errors import BooksContended, BooksUnavailable, Invalid
+from billing.errors import BooksContended, BooksLocked, BooksUnavailable, Invalid
+from tests.real.muzzle import Muzzle
 
 
 @pytest.fixture
@@ -302,3 +303,107 @@ def test_a_transaction_that_stalls_lets_go_of_its_locks_and_its_process_is_told(
         assert session.connection().execute(text("SELECT count(*) FROM spot")).scalar_one() == 1
     stalled.close()
     others.close()
+
+
+@pytest.mark.postgres
+def test_a_connection_that_is_acknowledged_and_never_answered_is_cut_off_and_the_next_one_works(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with Muzzle(postgres_url) as proxy:
+        database = Database(proxy.url, watch_s=0.5)
+        with pytest.raises(BooksUnavailable), database.write() as session:
+            session.connection().execute(text("CREATE TABLE spot (id int)"))
+            proxy.silence()
+            session.connection().execute(text("INSERT INTO spot VALUES (1)"))
+        assert database.cuts == 1
+        assert "its connections are cut off" in caplog.text
+        with database.write() as session:
+            session.connection().execute(text("CREATE TABLE spot (id int)"))
+        proxy.silence()
+        with database.read() as session:  # now it is the question whether the pooled connection still lives that has no answer
+            assert session.connection().execute(text("SELECT count(*) FROM spot")).scalar_one() == 0
+        assert database.cuts == 2
+        database.close()
+
+
+@pytest.mark.postgres
+def test_a_commit_without_an_answer_is_cut_off(postgres_url: str) -> None:
+    with Muzzle(postgres_url) as proxy:
+        database = Database(proxy.url, watch_s=0.5)
+        with pytest.raises(BooksUnavailable), database.write() as session:
+            session.connection().execute(text("SELECT 1"))
+            proxy.silence()
+        assert database.cuts == 1
+        database.close()
+
+
+@pytest.mark.postgres
+def test_work_that_lasts_is_not_cut_off_while_its_statements_are_answered(postgres_url: str) -> None:
+    database = Database(postgres_url, watch_s=1.0)
+    with database.write() as session:
+        for _ in range(4):
+            session.connection().execute(text("SELECT pg_sleep(0.4)"))
+    with database.read(long=True) as session:
+        session.connection().execute(text("SELECT pg_sleep(1.3)"))
+    assert database.cuts == 0
+    database.close()
+
+
+@pytest.mark.postgres
+def test_who_waits_for_a_lock_in_vain_is_told_that_it_was_a_lock(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    counters(database)
+    with database.write() as holder:
+        add(holder, "a")
+        began_s = time.monotonic()
+        with pytest.raises(BooksLocked), database.write() as session:
+            db_module.wait_briefly(session)
+            add(session, "a")
+        assert time.monotonic() - began_s < 5
+    assert counted(database) == [1, 0]
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_migration_behind_a_long_read_holds_up_nobody_for_long_and_is_done_in_the_end(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db_module, "DDL_LOCK_MS", 100)
+    pausing, others_read = threading.Event(), threading.Event()
+
+    def pause(_seconds: float) -> None:
+        pausing.set()
+        assert others_read.wait(20)
+
+    database, migrating = Database(postgres_url), Database(postgres_url, sleep=pause)
+    database.migrate()
+    with ThreadPoolExecutor(1) as process:
+        with database.read() as reader:
+            reader.connection().execute(text("SELECT count(*) FROM webhook"))
+            going = process.submit(migrating.unmigrate, "0006")
+            assert pausing.wait(20)
+            with database.read() as other:  # it does not queue behind the migration
+                other.connection().execute(text("SET LOCAL lock_timeout = 1000"))
+                other.connection().execute(text("SELECT count(*) FROM webhook"))
+            assert not going.done()
+        others_read.set()
+        going.result(30)
+    database.migrate()
+    database.close()
+    migrating.close()
+
+
+@pytest.mark.postgres
+def test_a_migration_that_never_gets_its_lock_says_what_to_do(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db_module, "DDL_LOCK_MS", 50)
+    monkeypatch.setattr(db_module, "DDL_S_MAX", 0.2)
+    slept: list[float] = []
+    database, migrating = Database(postgres_url), Database(postgres_url, sleep=slept.append)
+    database.migrate()
+    version = text("SELECT version_num FROM alembic_version")
+    with database.read() as reader:
+        before = reader.connection().execute(version).scalar_one()
+        reader.connection().execute(text("SELECT count(*) FROM webhook"))
+        with pytest.raises(BooksLocked, match=r"something has held a lock.*pg_stat_activity.*nothing was changed"):
+            migrating.unmigrate("0006")
+    assert set(slept) == {db_module.DDL_PAUSE_S}
+    with database.read() as session:
+        assert session.connection().execute(version).scalar_one() == before
+    database.close()
+    migrating.close()
