@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 
@@ -84,6 +85,48 @@ def test_alert_rules_lean_on_metrics_and_labels_that_exist() -> None:
         named = set(re.findall(r"\$labels\.([a-z_]+)", rule["annotations"]["summary"]))
         assert named <= {label for metric, _ in used for label in series[metric]}, rule["alert"]
         assert rule["labels"]["severity"] in ("page", "warn")
+
+
+def rules() -> dict[str, dict[str, Any]]:
+    groups = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def test_every_alert_rule_is_promql_and_no_name_is_given_twice() -> None:
+    text = (DEPLOY / "prometheus" / "alerts.yml").read_text()
+    assert len(rules()) == text.count("- alert:")
+    for rule in rules().values():
+        assert isinstance(promql_parser.parse(rule["expr"]), promql_parser.Expr)
+    with pytest.raises(ValueError, match="invalid"):
+        promql_parser.parse("increase(weir_ready[5m]) > ")  # it does read them
+
+
+def test_an_alert_on_a_counter_also_sees_what_was_counted_before_the_first_scrape() -> None:
+    steps = {name: rule["expr"] for name, rule in rules().items() if "increase(" in rule["expr"]}
+    assert len(steps) >= 8
+    for alert, expr in steps.items():
+        found = re.match(r"increase\((?P<series>.+?)\[\w+\]\) > (?P<most>\d+)", expr)
+        assert found is not None, alert
+        series, most = found["series"], found["most"]
+        tree, young = promql_parser.parse(expr), promql_parser.parse(f"({series} > {most} unless {series} offset 15m)")
+        assert isinstance(tree, promql_parser.BinaryExpr) and str(tree.op) == "or", alert
+        assert (str(tree.lhs), str(tree.rhs)) == (str(promql_parser.parse(found[0])), str(young)), alert
+
+
+@pytest.mark.parametrize(
+    ("watched", "how"),
+    [
+        ("weir_ledger_imbalance_ncr", "absent_over_time(weir_ledger_imbalance_ncr[1h])"),
+        ("weir_jobs_age_seconds", "> 3600"),
+        ("weir_clock_ahead_seconds", "abs("),
+        ("weir_journal_bytes", "* weir_journal_bytes_max"),
+        ("weir_rate_windows_shared", "== 0"),
+        ("weir_settle_failures_total", "increase("),
+        ("weir_webhooks_waiting", ">"),
+    ],
+)
+def test_what_an_operator_must_hear_of_has_a_rule(watched: str, how: str) -> None:
+    assert [rule["alert"] for rule in rules().values() if re.search(rf"\b{watched}\b", rule["expr"]) and how in rule["expr"]] != []
 
 
 def test_prometheus_is_given_the_rules_that_it_reads(compose: dict[str, Any]) -> None:
