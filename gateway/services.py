@@ -4,10 +4,14 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from sqlalchemy.engine import make_url
+from sqlmodel import Session
 
 from backends.planner import Planner
 from backends.pool import Pool, build_pools
@@ -122,7 +126,8 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
     try:
         changes.start_after(await reads.feed.run(latest_change))
         await services.tariff.load(reads.feed)
-        await _own_journal(services)
+        await reads.feed.run(lambda session: own_journal(session, settings, recorder.owns))
+        warn_of_network(settings.data_dir / "journal")
         recorder.start(lambda callback: _post(loop, callback))
         await services.beat.join()
         beside += [
@@ -158,11 +163,10 @@ def _chores(services: Services) -> Chores:
     return chores
 
 
-async def _own_journal(services: Services) -> None:
-    """Have the journal's folder be of these books, before anything in it is booked."""
-    folder, url = services.settings.data_dir / "journal", services.database.engine.url.set(query={})  # what is beside host and name may be secret
-    belong(folder, await services.reads.feed.run(books_id), url.render_as_string(hide_password=True), services.recorder.owns)
-    warn_of_network(folder)
+def own_journal(session: Session, settings: Settings, mine: Callable[[Path], bool] = lambda _path: False) -> None:
+    """Have the journal's folder be of these books, before anything in it is booked, and before there are workers. Raises as `belong` does."""
+    url = make_url(settings.database_url).set(query={})  # what is beside host and name may be secret
+    belong(settings.data_dir / "journal", books_id(session), url.render_as_string(hide_password=True), mine)
 
 
 def _sender(services: Services, transport: HttpxTransport) -> Sender:

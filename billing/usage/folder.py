@@ -22,6 +22,14 @@ OVER_NETWORK = ("9p", "afs", "cifs", "fuse.sshfs", "nfs", "nfs4", "smb3", "smbfs
 log = logging.getLogger(__name__)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and its parents, so that a power cut leaves them. Raises `OSError`."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in made:
+        sync_folder(path.parent)
+
+
 @contextmanager
 def turn(folder: Path) -> Generator[None]:
     """Be the only process that looks through a folder. Raises `FileNotFoundError` when there is none."""
@@ -36,11 +44,13 @@ def turn(folder: Path) -> Generator[None]:
 def belong(folder: Path, books_id: str, url: str, mine: Callable[[Path], bool] = lambda _path: False) -> None:
     """Have a folder's segments be for one database, `url` (without a password) its name for the reader.
 
-    A folder of no books takes the id, and one of other books whose segments are all booked. `mine` tells segments of this process. Raises `Conflict`
-    when there are segments of other books, of dead processes or of living ones; `BooksUnavailable` when the folder cannot be read or written.
+    It is made if need be. One of no books takes the id, and one of other books whose segments are all booked. `mine` tells segments of this
+    process. Raises `Conflict` when there are segments of other books, of dead processes or of living ones; `BooksUnavailable` when the folder
+    cannot be read or written.
     """
     file = folder / NAME
     try:
+        make_folder(folder)
         with turn(folder):
             known, _, whose = file.read_text("utf-8", "replace").partition("\n") if file.exists() else ("", "", "")
             if known == books_id:
@@ -72,8 +82,8 @@ def warn_of_network(folder: Path, mounts: Path = MOUNTS) -> None:
 
 def _refusal(folder: Path, count: int, whose: str, url: str) -> str:
     return (
-        f"the journal in {folder} has {count} segments of usage of other books, those of {whose or 'another database'}, and would book them into {url}. "
-        f"Set database.url back and let a gateway book them there, or set data_dir to a folder of its own for these books. "
+        f"the journal in {folder} holds usage of other books, those of {whose or 'another database'} ({count} files), which would be booked into {url}. "
+        f"Set database.url back and let a gateway book it there, or set data_dir to a folder of its own for these books. "
         f"Only if {url} is what became of those books (restored from an old copy, say): delete {folder / NAME} and start again"
     )
 

@@ -20,9 +20,10 @@ import msgspec
 from billing.errors import BooksUnavailable
 from billing.usage.append import append
 from billing.usage.event import UsageEvent
+from billing.usage.folder import make_folder
 from billing.usage.group import GroupCommit
 from billing.usage.records import HEADER, Dispatched, Probe, Progress, Record, Settled
-from billing.usage.segment import Segment, create, start_us_of, sync_folder
+from billing.usage.segment import Segment, create, start_us_of
 
 SEGMENT_BYTES = 64 << 20
 BYTES_MAX = 1 << 30
@@ -76,7 +77,7 @@ class Journal:
         self._commits = GroupCommit(self._push, self._pushed)
         self.failures = 0
         try:
-            _make_folder(folder)
+            make_folder(folder)
             self._live = create(folder, now_us())
         except OSError as error:
             raise BooksUnavailable(f"the journal in {folder} cannot be written: {error.strerror}") from error
@@ -364,13 +365,6 @@ class Journal:
             log.error("journal: the database's file cannot be pushed to the medium, so no segment is deleted: %s", error)
             return False
         return True
-
-
-def _make_folder(folder: Path) -> None:
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in made:
-        sync_folder(path.parent)
 
 
 def _remove(segment: Segment) -> bool:

@@ -30,7 +30,7 @@ from gateway.cli.workers import run_workers
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings, config_path, load_settings, pepper, unknown_names
 from gateway.server import BACKLOG, Server
-from gateway.services import Services
+from gateway.services import Services, own_journal
 from gateway.telemetry.logs import configure_logging
 
 DATABASE_S_MAX = 30  # how long a start waits for the database
@@ -166,6 +166,8 @@ def _open_books(settings: Settings, now_us: int) -> None:
     try:
         database.check_room(settings.server.workers)
         database.migrate()
+        with database.read() as session:
+            own_journal(session, settings)
         _make_partitions(database, now_us)
         plant(database, settings.seed, now_us)
     finally:

@@ -11,6 +11,8 @@ from billing.db import Database
 from billing.errors import BooksUnavailable, Conflict
 from billing.usage.folder import belong, warn_of_network
 from billing.usage.store import books_id
+from gateway.cli.serve import prepare
+from gateway.config import Settings
 from gateway.services import open_services
 from tests.books import event
 from tests.clock import ManualClock
@@ -52,7 +54,7 @@ def test_segments_of_other_books_refuse_the_start_and_say_what_to_do(tmp_path: P
     path = leave_segment(tmp_path)
     with pytest.raises(Conflict) as refused:
         belong(tmp_path, OURS, "sqlite:///staging.db")
-    for word in (str(tmp_path), "1 segments", "sqlite:///prod.db", "sqlite:///staging.db", "database.url", "data_dir", str(tmp_path / "books")):
+    for word in (str(tmp_path), "(1 files)", "sqlite:///prod.db", "sqlite:///staging.db", "database.url", "data_dir", str(tmp_path / "books")):
         assert word in str(refused.value)
     assert (tmp_path / "books").read_text().startswith(OTHERS)
     belong(tmp_path, OURS, "sqlite:///staging.db", lambda segment: segment == path)
@@ -97,8 +99,20 @@ async def test_a_gateway_of_another_database_does_not_book_what_it_finds_in_the_
     with pytest.raises(Conflict, match=r"staging\.db"):
         async with open_services(other, ManualClock()):
             pass
+    with pytest.raises(Conflict, match=r"staging\.db"):
+        await prepare(other, ManualClock())
     assert path.exists()
     assert list(folder.glob("*.wal")) == [path], "and its own is gone"
+
+
+async def test_a_folder_is_taken_before_there_are_workers_whose_files_would_look_like_those_of_other_books(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    belong(settings.data_dir / "journal", OTHERS, "sqlite:///old.db")
+    await prepare(settings, ManualClock())
+    worker = open_journal(settings.data_dir / "journal")
+    async with open_services(settings, ManualClock()):
+        pass
+    worker.close()
 
 
 def test_a_network_file_system_is_warned_of_and_a_disk_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
