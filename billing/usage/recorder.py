@@ -4,47 +4,44 @@
 The books thread alone touches the database: it replays what dead processes left, then books the queue in batches, and in between
 runs `run(work)`, so that what such work reads never races a batch. Callbacks reach the loop through `post`, in the order in which
 things happened in the database. When the database fails, events stay queued and in the journal, and it is tried again with
-growing pauses; past `backlog_max` nothing new is let in. An event that the database refuses for itself is parked in a file.
+growing pauses; past `backlog_max` nothing new is let in. An event that the database refuses for itself is parked in a file; those of a
+tenant that somebody has locked wait apart.
 """
 
 import logging
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-from sqlalchemy.exc import DataError, IntegrityError
 from sqlmodel import Session
 
 from billing.credits.account import Flushed
-from billing.db import Database
-from billing.errors import BooksUnavailable, Conflict, Invalid, NotFound
-from billing.leases.quantum import CAP
+from billing.db import Database, wait_briefly
+from billing.errors import BooksUnavailable
 from billing.rates.store import all_rates
 from billing.rating import Rate
-from billing.usage.event import UsageEvent, taken
+from billing.usage.event import UsageEvent
+from billing.usage.flushed import flushed
 from billing.usage.journal import Journal
 from billing.usage.parking import park
 from billing.usage.records import Dispatched, Progress
 from billing.usage.replay import Remains, claim
-from billing.usage.segment import Segment
-from billing.usage.writer import Standing, book
+from billing.usage.waiting import Item, Sifting, Waiting
+from billing.usage.writer import Booked, Standing, book
 from billing.work import Piece, Urgency, WorkQueue, failed, perform
 
 T = TypeVar("T")
 Post = Callable[[Callable[[], None]], object]
-Item = tuple[UsageEvent, Segment | None, bool]  # the last: settled by this process, so an account of this process waits for it
 
 BACKOFF_S = (0.1, 10.0)
 SYNC_S = 1.0
 STOP_S = 10.0
 BATCH_DUE = 500  # so many events waiting are flushed at once; what came meanwhile goes along, so a transaction grows with the backlog
-POISON = (IntegrityError, DataError, ArithmeticError, ValueError, TypeError, Invalid, NotFound, Conflict)
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +73,9 @@ class Recorder:
         self._backoff_s = backoff_s
         self._queue: deque[Item] = deque()
         self._batch: list[Item] = []
+        self._waiting = Waiting(backoff_s)
+        self._brief = False  # the batch: it waits for no lock
+        self._tried = False  # the batch: it is what waited for locks
         self._work = WorkQueue()
         self._post: Post = lambda callback: callback()
         self._wake = threading.Event()
@@ -85,6 +85,7 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._remains: Remains | None = None
         self._replay: Generator[UsageEvent] | None = None
+        self._read_out = False
         self._since: float | None = None
         self._retry_at = 0.0
         self._tries = 0
@@ -102,8 +103,9 @@ class Recorder:
 
     def dispatched(self, record: Dispatched) -> None:
         """Note that a request is about to be sent upstream. Raises `BooksUnavailable`: then it must not be sent."""
-        if self._closed or len(self._queue) >= self._backlog_max:
-            raise BooksUnavailable("the books are closed" if self._closed else f"{len(self._queue)} usage events wait for the database")
+        waiting = len(self._queue) + self._waiting.count
+        if self._closed or waiting >= self._backlog_max:
+            raise BooksUnavailable("the books are closed" if self._closed else f"{waiting} usage events wait for the database")
         self._journal.dispatched(record)
 
     def progress(self, record: Progress) -> None:
@@ -161,14 +163,14 @@ class Recorder:
     @property
     def backlog(self) -> int:
         """Events that wait to be booked, those being replayed not counted."""
-        return len(self._queue) + len(self._batch)
+        return len(self._queue) + len(self._batch) + self._waiting.count
 
     @property
     def oldest_us(self) -> int | None:
         """When the oldest waiting event ended; None when none waits."""
         try:
-            return (self._batch or self._queue)[0][0].ended_us
-        except IndexError:
+            return min([queue[0][0].ended_us for queue in (self._batch, self._queue, *self._waiting.queues) if queue], default=None)
+        except IndexError:  # it was booked meanwhile
             return None
 
     @property
@@ -197,6 +199,7 @@ class Recorder:
         if len(self._remains):
             log.info("books: replaying %d journal segments of processes that are gone", len(self._remains))
             self._replay = self._remains.events(self._find_rate)
+            self._read_out = False
 
     def stop(self, wait_s: float = STOP_S) -> None:
         """Let nothing more in, book what waits, close; at most about `wait_s`, also where the database hangs.
@@ -204,7 +207,7 @@ class Recorder:
         What cannot be booked now stays in the journal for the next start. `unbooked` and `lost` then say how much, and so does the log.
         """
         self._closed = True
-        self._retry_at = 0.0  # one more try, also in the middle of a pause
+        self._retry_at = self._waiting.due_s = 0.0  # one more try, also in the middle of a pause
         self._wake.set()
         if self._thread is not None:
             self._thread.join(wait_s)
@@ -262,99 +265,105 @@ class Recorder:
         now = time.monotonic()
         if self._retry_at > now:
             return self._retry_at - now
-        if self._batch or self._replay is not None:
+        locked_s = max(0, self._waiting.due_s - now) if self._waiting else None
+        queued = len(self._queue)
+        if self._batch or self._replays or queued >= self._batch_due or (queued and self._closed):
             return 0
-        waiting = len(self._queue)
-        if not waiting:
+        if not queued:
             self._since = None
-            return None
-        if waiting >= self._batch_due or self._closed:
-            return 0
+            return locked_s
         if self._since is None:
             self._since = now
-        return max(0, self._since + self._flush_s - now)
+        due_s = max(0, self._since + self._flush_s - now)
+        return due_s if locked_s is None else min(due_s, locked_s)
+
+    @property
+    def _replays(self) -> bool:
+        # What was read to its end is done with when none of it waits for a lock any more: only then may its journal go.
+        return self._replay is not None and not (self._read_out and self._waiting.replayed)
 
     def _flush(self) -> None:
         try:
             if not self._batch:
                 self._fill()
-            standings = self._book(self._batch) if self._batch else {}
+            sifting = Sifting(self._book, self._park, brief=self._brief)
+            standings = sifting.book(self._batch) if self._batch else {}
         except Exception as error:  # noqa: BLE001 - the thread must live: nothing is lost, it is logged and tried again
             self._failed(error)
             return
         booked, self._batch = self._batch, []
-        self._tries = 0
-        self._retry_at = 0.0
-        self.last_error = None
+        self._tries, self._retry_at = 0, 0.0
+        booked = self._set_apart(booked, sifting.locked)
         self._settle_accounts(booked, standings)
         self._journal.sweep()
         if time.monotonic() - self._synced_at >= SYNC_S:
             self._tell(self._journal.sync)
             self._synced_at = time.monotonic()
 
+    def _set_apart(self, batch: list[Item], locked: list[Item]) -> list[Item]:
+        """Let what is locked wait; return the rest."""
+        self._waiting.put_back(locked, tried=self._tried, last=self._closed)
+        self.last_error = f"{self._waiting.count} events wait for locks that somebody holds on their tenants" if self._waiting else None
+        if not locked:
+            return batch
+        self.failures += 1
+        apart = set(map(id, locked))
+        return [item for item in batch if id(item) not in apart]
+
     def _fill(self) -> None:
-        remains = self._remains
-        if self._replay is not None and remains is not None:
-            try:
-                self._batch = [(event, None, False) for event in islice(self._replay, self._batch_max)]
-            except BaseException:  # a generator that raised is spent and would look like one at its end
-                self._replay = remains.events(self._find_rate)  # from the start: what is booked already is known by its id
-                raise
-            if self._batch:
+        self._brief = bool(self._waiting)
+        self._tried = self._brief and time.monotonic() >= self._waiting.due_s
+        if self._tried:
+            self._batch = self._waiting.take(self._batch_max)
+            return
+        if self._replays and self._remains is not None:
+            if found := self._read(self._remains):
+                self._batch = self._waiting.divert(found)
                 return
-            self._replay = None
-            log.info("books: the replay is done; %d requests without an end were charged by what was last seen", remains.recovered)
-            self._journal.harden()
-            remains.forget()
+            self._read_out = True
+            if self._replays:
+                self._replay = None
+                log.info("books: the replay is done; %d requests without an end were charged by what was last seen", self._remains.recovered)
+                self._journal.harden()
+                self._remains.forget()
         queue = self._queue
-        self._batch = [queue.popleft() for _ in range(min(len(queue), self._batch_max))]
+        self._batch = self._waiting.divert(queue.popleft() for _ in range(min(len(queue), self._batch_max)))
         self._since = None
 
-    def _book(self, batch: list[Item]) -> dict[str, Standing]:
+    def _read(self, remains: Remains) -> list[Item]:
+        assert self._replay is not None
         try:
-            return self._book_events(batch)
-        except POISON as error:
-            if len(batch) == 1:
-                event = batch[0][0]
-                log.error("books: event %s of tenant %s is refused and parked: %s", event.id, event.tenant_id, error)
-                park(self._journal.folder, event)
-                self.rejected += 1
-                return {}
-            log.warning("books: a batch of %d events was refused; each half is tried by itself", len(batch))
-        half = len(batch) // 2
-        return self._book(batch[:half]) | self._book(batch[half:])
+            return [(event, None, False) for event in islice(self._replay, self._batch_max)]
+        except BaseException:  # a generator that raised is spent and would look like one at its end
+            self._replay = remains.events(self._find_rate)  # from the start: what is booked already is known by its id
+            raise
 
-    def _book_events(self, batch: list[Item]) -> dict[str, Standing]:
+    def _park(self, event: UsageEvent, error: Exception) -> None:
+        log.error("books: event %s of tenant %s is refused and parked: %s", event.id, event.tenant_id, error)
+        park(self._journal.folder, event)
+        self.rejected += 1
+
+    def _book(self, batch: list[Item], brief: bool) -> dict[str, Standing]:
         events = [event for event, _segment, _mine in batch]
         mine = frozenset(event.id for event, _segment, mine in batch if mine)
-        booked = self._db.retrying(lambda session: book(session, events, self._now_us(), self.replica_id, mine))
+
+        def work(session: Session) -> Booked:
+            if brief:
+                wait_briefly(session)
+            return book(session, events, self._now_us(), self.replica_id, mine)
+
+        booked = self._db.retrying(work)
         self.booked += booked.new
         self.conflicts += len(booked.conflicts)
         return booked.standings
 
     def _settle_accounts(self, batch: list[Item], standings: dict[str, Standing]) -> None:
-        took: dict[str, Counter[str]] = defaultdict(Counter)
-        by_period: dict[str, Counter[tuple[str, int | None]]] = defaultdict(Counter)
-        past: Counter[str] = Counter()
         for event, segment, mine in batch:
-            tenant = took[event.tenant_id]
-            if mine:
-                tenant.update(taken(event))
-                for purse, ncr in (event.purses or {}).items():
-                    if purse.startswith(CAP):
-                        by_period[event.tenant_id][purse, event.period_us] += ncr
-                past[event.tenant_id] += event.charge_ncr - event.cover_ncr
             if segment is not None:
                 self._journal.release(segment)
             elif mine:
                 self._journal.booked(event.id)
-        flushes = []
-        for tenant_id, tenant in took.items():
-            flush = Flushed(tenant_id=tenant_id, taken=dict(tenant), past_ncr=past[tenant_id], by_period=dict(by_period[tenant_id]))
-            if (told := standings.get(tenant_id)) is not None:
-                flush = msgspec.structs.replace(flush, states=told.states, ceilings=told.ceilings, debt_ncr=told.debt_ncr, today=told.today)
-            flushes.append(flush)
-        on_flushed = self.on_flushed
+        on_flushed, flushes = self.on_flushed, flushed(batch, standings)
         if on_flushed is not None and flushes:
             self._tell(lambda: on_flushed(flushes))
 
