@@ -22,6 +22,7 @@ from billing.credits.draw import Displaced, Member, Want, draw
 from billing.credits.purse import Claims, Purse
 from billing.leases import store as leases
 from billing.leases.store import Lease
+from billing.tenants import store as tenants
 from billing.work import Urgency
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ EVICT_TRIES = 64
 RETRY_S = 1.0
 DRY_S = 1.0  # how long after the books had no more a tenant's requests wait before one of them asks again
 ASK_EVERY_S = 0.25  # a tenant's lease is drawn up in the background at most so often
+CALL_S = 0.35  # how long a call for credits needs: the change feed is read every 0.25 s
 SPAN_S = 60.0  # what was used within one or two of these is worth keeping
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,8 @@ class Accounts:
         self._awaited: Counter[str] = Counter()
         self._drawing: Counter[str] = Counter()  # draws under way, by tenant
         self._span_began_s = clock.monotonic_s()
+        self._calling: dict[str, asyncio.Task[None]] = {}
+        self._changed: set[str] = set()  # tenants whose account is being read because something of them changed
         self._failures = 0  # draws that failed since one succeeded
         books.on_flushed = self.flushed
 
@@ -198,6 +202,22 @@ class Accounts:
             account.asked_s = now_s
             self._ask(account.tenant_id, want)
 
+    async def call_back(self, tenant_id: str) -> None:
+        """Have every process give back what it has set aside of a tenant and does not hold, and wait until most will have; at most once at a time.
+
+        Said through the change feed, which all of them follow. Raises `BooksUnavailable`.
+        """
+        calling = self._calling.get(tenant_id)
+        if calling is None:
+            calling = self._calling[tenant_id] = asyncio.create_task(self._call(tenant_id))
+            calling.add_done_callback(lambda _done: self._calling.pop(tenant_id, None))
+        await asyncio.shield(calling)
+
+    async def _call(self, tenant_id: str) -> None:
+        now_us = self._clock.now_us()
+        await asyncio.wrap_future(self._books.run(lambda session: tenants.note_change(session, tenant_id, now_us), urgency=Urgency.WAITED))
+        await asyncio.sleep(CALL_S)
+
     def ran_dry(self, claims: Claims) -> None:
         """Note that the books had no more for such requests; the next one asks in a second."""
         claims.dry_until_s = self._clock.monotonic_s() + DRY_S
@@ -210,6 +230,7 @@ class Accounts:
         if tenant_id in self._accounts or self._drawing[tenant_id]:
             with self._lock:
                 self._asking.pop(tenant_id, None)
+            self._changed.add(tenant_id)
             self._ask(tenant_id)
 
     def refresh_all(self) -> None:
@@ -308,6 +329,14 @@ class Accounts:
             self._evict()
         else:
             account.reloaded(snapshot)
+            if tenant_id in self._changed:
+                self._called_back(account)
+
+    def _called_back(self, account: Account) -> None:
+        """Give back all that is free where nobody else can have any: the change may be another process that calls for it."""
+        self._changed.discard(account.tenant_id)
+        if self._tenure.member.processes > 1 and account.tenant_id not in self._calling:
+            self._return([(account.tenant_id, part, part.free_ncr) for part in account.parts if part.available_ncr <= 0 and part.free_ncr > 0])
 
     def _not_drawn(self, tenant_id: str, asking: Asking, error: BaseException) -> None:
         self._drawing_over(tenant_id)

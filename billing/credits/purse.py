@@ -128,6 +128,11 @@ class Claims:
         """What of the limit is used up; above it only by debt."""
         return self.limit_ncr - self.remaining_ncr
 
+    @property
+    def elsewhere_ncr(self) -> int:
+        """What is set aside for other processes, as far as this one knows."""
+        return sum([max(0, purse.left_ncr - purse.lease_ncr - purse.available_ncr) for purse in self.purses])
+
     def may_ask(self, now_s: float) -> bool:
         """Tell whether the books may have more: some is known to be nobody's, or it is a while ago that there was none."""
         if now_s >= self.dry_until_s:

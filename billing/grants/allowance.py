@@ -154,6 +154,8 @@ def _roll_over(due: Due, sources: Sequence[Grant], cap_ncr: int, fresh: Grant) -
 
 def _plan_grants_before(session: Session, subscription: Subscription, timezone: str, period: Period, now_us: int) -> Sequence[Grant]:
     """Return what the tenant was given by its plan for the period before, in burn order; where nobody looked at that period, what it would have been."""
+    if period.index <= 0:
+        return []  # nothing comes before the first; a subscription is older than its first request where that begins the months
     found = plans.subscribed(session, subscription.tenant_id, period.start_us - 1)
     if found is None or found[0].anchor_us != subscription.anchor_us:
         return []

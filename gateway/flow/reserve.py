@@ -18,7 +18,7 @@ from billing.credits.purse import Claims, Hold
 from billing.errors import BillingError
 from billing.money import format_credits
 from gateway.clock import format_instant
-from gateway.errors import CreditsExhausted, Unavailable
+from gateway.errors import CreditsExhausted, SlowDown, Unavailable
 from gateway.flow.states import Admitted, Reserved
 from gateway.lanes.standing import Lane, Standing, day_is_spent, standing
 from gateway.wire.headers import credits
@@ -92,28 +92,43 @@ def _bounds(services: "Services", admitted: Admitted) -> tuple[int, int]:
 
 
 async def _drawn(services: "Services", admitted: Admitted, claims: Claims, hold_ncr: int) -> Hold | None:
-    """Draw from the books what is lacking, and hold it; None when they have not enough. Raises `BooksAway`."""
-    account, principal, clock = admitted.account, admitted.principal, services.clock
+    """Draw from the books what is lacking, and hold it; None when they have not enough. Raises `BooksAway`.
+
+    What is set aside for other processes and not on hold there is called back first, once a second where a request that goes without is only
+    slower, and always where it would be billed or refused.
+    """
     try:
         async with asyncio.timeout(DRAW_S_MAX):
-            for _ in range(DRAWS_MAX):
-                if not claims.may_ask(clock.monotonic_s()):
+            for round_ in range(DRAWS_MAX):
+                if not claims.may_ask(services.clock.monotonic_s()) and not _worth_calling(admitted, claims, hold_ncr):
                     return None
-                if account.retry_s > clock.monotonic_s():
-                    raise BooksAway("they failed a moment ago")
-                lacking_ncr = hold_ncr + max(0, -claims.free_ncr)  # what is held or settled without a lease must be leased too
-                await services.accounts.load(admitted.tenant_id, _want(admitted, lacking_ncr))
-                if not services.beat.alive:
-                    services.beat.hurry()
-                    raise BooksAway("this process's leases have ended")
-                claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
-                hold = account.hold(claims, hold_ncr)
+                claims, hold = await _draw_once(services, admitted, claims, hold_ncr)
                 if hold is not None:
                     return hold
+                if claims.elsewhere_ncr > 0 and claims.unheld_ncr >= hold_ncr and round_ + 1 < DRAWS_MAX:
+                    await services.accounts.call_back(admitted.tenant_id)
     except (BillingError, TimeoutError) as error:
         raise BooksAway(str(error) or f"no answer within {DRAW_S_MAX:g} s") from error
     services.accounts.ran_dry(claims)
     return None
+
+
+async def _draw_once(services: "Services", admitted: Admitted, claims: Claims, hold_ncr: int) -> tuple[Claims, Hold | None]:
+    account, principal = admitted.account, admitted.principal
+    if account.retry_s > services.clock.monotonic_s():
+        raise BooksAway("they failed a moment ago")
+    lacking_ncr = hold_ncr + max(0, -claims.free_ncr)  # what is held or settled without a lease must be leased too
+    await services.accounts.load(admitted.tenant_id, _want(admitted, lacking_ncr))
+    if not services.beat.alive:
+        services.beat.hurry()
+        raise BooksAway("this process's leases have ended")
+    claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
+    return claims, account.hold(claims, hold_ncr)
+
+
+def _worth_calling(admitted: Admitted, claims: Claims, hold_ncr: int) -> bool:
+    """Tell whether going without would cost the tenant something that it has credits for, elsewhere."""
+    return admitted.terms.on_exhausted in ("overage", "block") and claims.elsewhere_ncr > 0 and claims.unheld_ncr >= hold_ncr
 
 
 def _want(admitted: Admitted, need_ncr: int) -> Want:
@@ -125,6 +140,8 @@ def _past_credits(admitted: Admitted, claims: Claims, hold_ncr: int) -> tuple[La
     terms, account = admitted.terms, admitted.account
     if terms.on_exhausted == "overage":
         return Lane.FAST, "overage"
+    if terms.on_exhausted == "block" and hold_ncr and claims.unheld_ncr >= hold_ncr:
+        raise SlowDown("What is left of your credits is set aside for requests that run. Try again in a moment.", retry_after_s=1)
     if terms.on_exhausted == "block" and hold_ncr:
         raise _exhausted("Your plan refuses requests past its credits.", admitted, claims, hold_ncr)
     if hold_ncr and day_is_spent(account, terms, admitted.received.at_us):

@@ -52,6 +52,11 @@ def _written(account: Account, claims: Claims, booked: Balance, principal: Princ
     terms = principal.terms
     assert terms is not None  # authenticate saw to it
     now = standing_of(account, claims, terms, now_us)
+    mine = [grant for grant in booked.grants if grant.key_id in (None, principal.key_id) and grant.project in (None, principal.project)]
+    unbooked_ncr = sum(purse.unflushed_ncr for purse in claims.purses)
+    # From the books, which know of every process; this one's memory knows of the others what they had booked when it looked last.
+    remaining_ncr = sum(grant.remaining_ncr for grant in mine if grant.models is None) - booked.debt_ncr - unbooked_ncr
+    remaining_ncr = min([remaining_ncr, *(ceiling.remaining_ncr for ceiling in claims.ceilings)])
     return {
         "object": "credits",
         "tenant": account.tenant_id,
@@ -60,8 +65,9 @@ def _written(account: Account, claims: Claims, booked: Balance, principal: Princ
         "standing": now.value,
         "lane": lane_of(now, terms).value if now is not Standing.CAPPED else None,
         "limit": format_credits(claims.limit_ncr),
-        "used": format_credits(claims.used_ncr),
-        "remaining": format_credits(max(0, claims.remaining_ncr)),
+        "used": format_credits(claims.limit_ncr - remaining_ncr),
+        "remaining": format_credits(max(0, remaining_ncr)),
+        "unbooked": format_credits(unbooked_ncr),
         "held": format_credits(account.held_ncr),
         "debt": format_credits(booked.debt_ncr),
         "past_credits_today": format_credits(account.spent_today_ncr(now_us)),
@@ -77,8 +83,7 @@ def _written(account: Account, claims: Claims, booked: Balance, principal: Princ
                 "expires_at": None if grant.expires_us is None else format_instant(grant.expires_us),
                 "models": None if grant.models is None else sorted(grant.models),
             }
-            for grant in booked.grants
-            if grant.key_id in (None, principal.key_id) and grant.project in (None, principal.project)
+            for grant in mine
         ],
     }
 

@@ -309,6 +309,15 @@ def test_months_that_begin_with_the_first_request_wait_for_it_and_not_for_a_look
     assert export_invoices(acme, "2026-12", tenant_id="new").count(b"fee") == 1
 
 
+def test_the_first_month_of_one_that_waited_for_its_first_request_has_nothing_to_roll_over(db: Database) -> None:
+    write(db, "both", 5, activate_on_first_use=True, rollover_cap_ncr=CREDIT)
+    tenants.create_tenant(db, id="acme", name="", plan="both", now_us=NOW)
+    written = look(db, NOW + 3 * DAY)
+    assert [(grant.kind, grant.amount_ncr) for grant in written] == [("plan", 5 * CREDIT)]
+    second = period_at(NOW + 3 * DAY, "UTC", NOW + 3 * DAY).end_us
+    assert sorted((grant.kind, grant.amount_ncr) for grant in look(db, second)) == [("plan", 5 * CREDIT), ("rollover", CREDIT)]
+
+
 def test_two_processes_without_a_common_lock_begin_a_month_once(acme: Database) -> None:
     write(acme, "trial", 50, activate_on_first_use=True)
     tenants.create_tenant(acme, id="new", name="", plan="trial", now_us=NOW)
