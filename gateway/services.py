@@ -19,7 +19,7 @@ from backends.tokens import count, encoding_of
 from backends.transport.direct import DirectTransport
 from backends.transport.over_httpx import HttpxTransport
 from billing.credits.accounts import Accounts
-from billing.db import Database
+from billing.db import POOL_BOOKS, Database
 from billing.money import parse_credits
 from billing.rates.card import RateCard
 from billing.rates.store import all_rates
@@ -83,6 +83,7 @@ class Services:
     settings: Settings
     clock: Clock
     database: Database
+    books: Database  # the books thread's: nobody else's reads keep it from a connection
     reads: Reads
     hasher: KeyHasher
     metrics: Road
@@ -154,6 +155,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         for reader in reads:
             reader.close()
         services.database.close()
+        services.books.close()
 
 
 def _chores(services: Services) -> Chores:
@@ -184,9 +186,10 @@ def _sender(services: Services, transport: HttpxTransport) -> Sender:
 
 
 def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services:
-    database, books = Database(settings.database_url, pool_max=settings.database.pool_max), settings.books
+    url, books = settings.database_url, settings.books
+    database, own = Database(url, pool_max=settings.database.pool_max - POOL_BOOKS), Database.for_books(url)
     journal = Journal(settings.data_dir / "journal", clock.now_us, bytes_max=books.journal_bytes_max, durability=books.durability, harden=database.harden)
-    recorder = Recorder(database, journal, clock.now_us, flush_ms=books.flush_ms, batch=books.flush_events_max, backlog_max=books.backlog_max)
+    recorder = Recorder(own, journal, clock.now_us, flush_ms=books.flush_ms, batch=books.flush_events_max, backlog_max=books.backlog_max)
     reads = Reads(BookReads(database, threads=4), BookReads(database, threads=1), BookReads(database, threads=1, limit_s=AUDIT_S_MAX))
     hasher = KeyHasher(pepper(settings))
     keyring = Keyring(reads.lookups, hasher, clock.now_us)
@@ -209,6 +212,7 @@ def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services
         settings=settings,
         clock=clock,
         database=database,
+        books=own,
         reads=reads,
         hasher=hasher,
         metrics=Road(),
@@ -250,7 +254,7 @@ async def _close_books(services: Services) -> None:
             services.recorder.stop(BOOKS_S_MAX)
             recorder = services.recorder
             if not recorder.hung:
-                services.beat.leave(services.database, booked=not recorder.unbooked and not recorder.open_requests)
+                services.beat.leave(services.books, booked=not recorder.unbooked and not recorder.open_requests)
         finally:
             loop.call_soon_threadsafe(done.set)
 
@@ -300,7 +304,7 @@ def _watch(services: Services, journal: Journal) -> None:
     metrics.journal_bytes.watch(lambda: journal.bytes)
     metrics.journal_bytes_max.watch(lambda: services.settings.books.journal_bytes_max)
     metrics.holds_open.watch(lambda: journal.open_requests)
-    metrics.settle_failures.watch(lambda: recorder.failures + metrics.settle_failed_total)
+    metrics.settle_failures.watch(lambda: recorder.failures + services.books.cuts + metrics.settle_failed_total)
     metrics.journal_failures.watch(lambda: journal.failures)
     metrics.usage_rejected.watch(lambda: recorder.rejected)
     metrics.usage_conflicts.watch(lambda: recorder.conflicts)

@@ -45,7 +45,7 @@ class DatabaseSettings(Section):
     """Where the books are kept."""
 
     url: SecretStr | None = Field(None, description="sqlite:///FILE or postgresql://USER@HOST/NAME; default: weir.db in the data directory")
-    pool_max: int = Field(15, ge=3, le=1000, description="connections that one process opens to PostgreSQL at most")
+    pool_max: int = Field(15, ge=5, le=1000, description="connections that one process opens to PostgreSQL at most; 2 are for usage and leases alone")
 
 
 class LaneSettings(Section):
