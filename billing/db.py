@@ -232,6 +232,11 @@ def _unavailable() -> Generator[None]:
         raise BooksUnavailable(f"the database cannot be used now: {error.orig}") from error
 
 
+def check_url(url: str) -> None:
+    """Raise `Invalid` for a URL that `Database` would refuse; open nothing."""
+    _normal(url)
+
+
 def _normal(url: str) -> URL:
     try:
         parsed = make_url(url)

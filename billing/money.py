@@ -11,6 +11,7 @@ from billing.errors import Invalid
 
 NCR_PER_CREDIT = 10**9
 NCR_MAX = 2**63 - 1
+DIGITS_MAX = 30
 
 # Decimal rounds to 28 digits unless told otherwise. Here every product fits, and one that did not would raise instead of rounding.
 _EXACT = Context(prec=200, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
@@ -145,7 +146,9 @@ def _decimal(text: str, field: str) -> Decimal:
     try:
         value = Decimal(text.strip())
     except InvalidOperation:
-        raise Invalid(field, f"{field}: `{text}` is not a number; write it like 12.5") from None
-    if not value.is_finite() or len(value.as_tuple().digits) > 30 or abs(value.adjusted()) > 30:
+        raise Invalid(field, f"{field}: `{text:.40}` is not a number; write it like 12.5") from None
+    if not value.is_finite():
         raise Invalid(field, f"{field}: `{text}` is not an amount; write it like 12.5")
+    if len(value.as_tuple().digits) > DIGITS_MAX or abs(value.adjusted()) > DIGITS_MAX:
+        raise Invalid(field, f"{field}: `{text:.40}` has too many digits; an amount has at most {DIGITS_MAX}")
     return value

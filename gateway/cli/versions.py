@@ -15,7 +15,7 @@ from gateway.cli.books import ConfigOption, open_books
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
 from gateway.config.prices import ProposalForm, price_text
 from gateway.config.source import read_file
-from gateway.config.words import plain
+from gateway.config.words import UNKNOWN, meant, names_at, plain
 from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
@@ -149,4 +149,5 @@ def _difference(book: Book, line: Difference, loses: bool) -> dict[str, Any]:
 
 def _fault(where: str, fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"][1:])
-    return f"{where}: {f'`{name}` ' if name else ''}{plain(fault)}"
+    allowed = meant(str(fault["loc"][-1]), names_at(ProposalForm, fault["loc"][:-1])) if fault["type"] == UNKNOWN else ""
+    return f"{where}: {f'`{name}` ' if name else ''}{plain(fault)}{allowed}"

@@ -1,17 +1,15 @@
 """Puts the layers of the configuration together, and says of every mistake where it stands and what was probably meant."""
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from gateway.config.settings import NO_BACKEND, Settings
 from gateway.config.source import ConfigError, ConfigFile, Place, read_file
-from gateway.config.words import plain, shows_value
+from gateway.config.words import UNKNOWN, meant, names_at, plain, shows_value
 
 __all__ = ["ConfigError", "child_environment", "config_path", "load_settings", "unknown_names"]
 
@@ -69,7 +67,7 @@ def unknown_names() -> list[str]:
             def spell(word: str, rest: list[str] = rest) -> str:
                 return PREFIX + "__".join([word.upper(), *rest])
 
-            found.append(f"environment {name} sets nothing" + _meant(first.lower(), list(Settings.model_fields), spell))
+            found.append(f"environment {name} sets nothing" + meant(first.lower(), list(Settings.model_fields), spell))
     return found
 
 
@@ -82,8 +80,8 @@ def _line(fault: dict[str, Any], file: ConfigFile, flags: dict[str, Any]) -> str
     place: Place = fault["loc"] or (fault.get("ctx") or {}).get("place", ())
     name = ".".join(str(part) for part in place)
     where = _origin(place, file, flags)
-    if fault["type"] == "extra_forbidden":
-        return f"{where}: unknown key `{name}`{_meant(str(place[-1]), _names_at(place[:-1]), str)}"
+    if fault["type"] == UNKNOWN:
+        return f"{where}: unknown key `{name}`{meant(str(place[-1]), names_at(Settings, place[:-1]))}"
     given = f", not {fault['input']!r:.80}" if shows_value(fault) and not _secret(place) and fault["type"] != NO_BACKEND else ""
     return f"{where}: {f'`{name}`: ' if name else ''}{plain(fault)}{given}"
 
@@ -108,26 +106,3 @@ def _given(place: Place, flags: Any) -> bool:
 
 def _secret(place: Place) -> bool:
     return any(str(part) in ("secret", "api_key", "url", "database") for part in place)
-
-
-def _meant(word: str, known: list[str], spell: Any) -> str:
-    close = get_close_matches(word, known, n=1)
-    return f"; did you mean `{spell(close[0])}`?" if close else (f"; known here: {', '.join(sorted(known))}" if known else "")
-
-
-def _names_at(place: Place) -> list[str]:
-    """List the keys that a place in the settings may have."""
-    kind: Any = Settings
-    for part in place:
-        kind = _inside(kind, part)
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
-
-
-def _inside(kind: Any, part: str | int) -> Any:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        kind = kind.model_fields[str(part)].annotation if str(part) in kind.model_fields else None
-    elif get_origin(kind) in (dict, list, tuple):
-        kind = get_args(kind)[-1]
-    if get_origin(kind) in (Union, UnionType):
-        kind = next((option for option in get_args(kind) if option is not type(None)), None)
-    return kind

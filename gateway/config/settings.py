@@ -13,11 +13,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backends.config import BackendConfig, ModelConfig
 from backends.config import Name as BackendName
-from billing.errors import Invalid
-from billing.money import parse_credits
-from gateway.config.forms import PlanForm, PublicName, Slug, TenantForm
+from billing.db import check_url
+from gateway.config.forms import PlanForm, PositiveCredits, PublicName, Slug, TenantForm, checked_by
 from gateway.config.prices import RateForm
 
+REDIS_FORM = "must be like redis://USER:PASSWORD@HOST:6379/0 (rediss:// for TLS), with a password's special characters percent-encoded"
 NO_BACKEND = "no_backend"  # a mistake between two places; its context names the one to mend
 
 
@@ -46,6 +46,13 @@ class DatabaseSettings(Section):
 
     url: SecretStr | None = Field(None, description="sqlite:///FILE or postgresql://USER@HOST/NAME; default: weir.db in the data directory")
     pool_max: int = Field(15, ge=5, le=1000, description="connections that one process opens to PostgreSQL at most; 2 are for usage and leases alone")
+
+    @field_validator("url")
+    @classmethod
+    def _books_can_be_kept(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and url.get_secret_value():
+            checked_by(check_url)(url.get_secret_value())
+        return url
 
 
 class LaneSettings(Section):
@@ -80,18 +87,9 @@ class LeasesSettings(Section):
 
     term_s: float = Field(30.0, gt=0, description="a process that has not been heard of for this long has lost what it had set aside")
     beat_s: float = Field(5.0, gt=0, description="how often a process says that it lives; a sixth of the term lets some go astray")
-    credits_max: str = Field("100000", description="at most so many credits of a tenant are set aside for one process beforehand: what its crash strands")
-
-    @field_validator("credits_max")
-    @classmethod
-    def _is_an_amount(cls, text: str) -> str:
-        try:
-            positive = parse_credits(text) > 0
-        except Invalid as error:
-            raise ValueError(str(error)) from None
-        if not positive:
-            raise ValueError("must be more than 0 credits")
-        return text
+    credits_max: PositiveCredits = Field(
+        "100000", description="at most so many credits of a tenant are set aside for one process beforehand: what its crash strands"
+    )
 
     @model_validator(mode="after")
     def _beats_in_time(self) -> "LeasesSettings":
@@ -119,17 +117,26 @@ class LimitsSettings(Section):
 
 def _check_redis(url: str) -> None:
     """Say what is wrong without the URL itself, which may hold a password. Raises `ValueError`."""
+    if not _names_a_redis(url):
+        raise ValueError(REDIS_FORM)
     try:
         from redis.asyncio.connection import ConnectionPool  # here: its package comes with an extra
     except ImportError:
         raise ValueError("needs the extra `redis`; install it with: pip install 'weir-gateway[redis]'") from None
     try:
         ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]  # opens nothing yet
-        complete = urlsplit(url).scheme == "unix" or urlsplit(url).hostname is not None
-    except (ValueError, TypeError):  # a port that is no number is often a password with a character that must be encoded
-        complete = False
-    if not complete:
-        raise ValueError("must be like redis://USER:PASSWORD@HOST:6379/0 (rediss:// for TLS), with a password's special characters percent-encoded")
+    except (ValueError, TypeError):
+        raise ValueError(REDIS_FORM) from None
+
+
+def _names_a_redis(url: str) -> bool:
+    """Tell whether scheme, host and port can be right: what needs no extra to be known."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # one that is no number is often a password with a character that must be encoded
+    except ValueError:
+        return False
+    return bool(parts.path) if parts.scheme == "unix" else parts.scheme in ("redis", "rediss") and parts.hostname is not None and port != 0
 
 
 class WebhookSettings(Section):

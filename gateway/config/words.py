@@ -4,8 +4,12 @@ Pydantic's own sentences are written for programmers ("Input should be a valid i
 check of ours said is left as it is.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
 
 WORDS = {
     "missing": "is missing",
@@ -34,6 +38,7 @@ WORDS = {
     "string_pattern_mismatch": "must fit the pattern {pattern}",
 }
 OWN = "value_error"  # a check of ours said it
+UNKNOWN = "extra_forbidden"
 
 
 def plain(fault: Mapping[str, Any]) -> str:
@@ -50,3 +55,27 @@ def plain(fault: Mapping[str, Any]) -> str:
 def shows_value(fault: Mapping[str, Any]) -> bool:
     """Tell whether the value that was given belongs beside the words: it is short, and nothing has quoted it yet."""
     return fault["type"] not in ("missing", "extra_forbidden", "json_invalid", OWN) and not isinstance(fault["input"], dict | list)
+
+
+def meant(word: str, known: Sequence[str], spell: Callable[[str], str] = str) -> str:
+    """Say, after what is unknown, which of the known names was probably meant, or all of them where none is near."""
+    close = get_close_matches(word, known, n=1)
+    return f"; did you mean `{spell(close[0])}`?" if close else (f"; known here: {', '.join(sorted(known))}" if known else "")
+
+
+def names_at(model: Any, place: Sequence[str | int]) -> list[str]:
+    """List the names that a place within a model's values may have; none where any may stand."""
+    kind = model
+    for part in place:
+        kind = _inside(kind, part)
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _inside(kind: Any, part: str | int) -> Any:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        kind = kind.model_fields[str(part)].annotation if str(part) in kind.model_fields else None
+    elif get_origin(kind) in (dict, list, tuple):
+        kind = get_args(kind)[-1]
+    if get_origin(kind) in (Union, UnionType):
+        kind = next((option for option in get_args(kind) if option is not type(None)), None)
+    return kind

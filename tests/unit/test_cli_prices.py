@@ -141,3 +141,13 @@ def test_what_cannot_be_is_refused_with_the_place(weir: Weir, typed: tuple[str, 
     Path("order.yaml").write_text("m: {input: 1, output: 1, variants: [{input_over: 9, input: 1, output: 1}, {input_over: 5, input: 1, output: 1}]}\n")
     refused = weir(*typed)
     assert (refused.code, says in refused.err) == (2, True), refused.err
+
+
+def test_an_unknown_member_of_a_rate_file_is_told_with_those_there_are(weir: Weir) -> None:
+    Path("rates.yaml").write_text("m:\n  input: 1\n  output: 2\n  variants:\n    - when: slow\n      input: 1\n      output: 2\n")
+    said = weir("rate", "propose", "rates.yaml")
+    assert said.code == 2
+    assert said.err.splitlines()[0].startswith("weir: rates.yaml:5: `m.variants.0.when` is not known here; known here: audio_in, ")
+    assert all(name in said.err for name in ("input_over", "service_tier", "lane"))
+    Path("rates.yaml").write_text("m: {inptu: 1, output: 2}\n")
+    assert "`m.inptu` is not known here; did you mean `input`?" in weir("rate", "propose", "rates.yaml").err

@@ -49,6 +49,14 @@ def test_check_names_every_mistake_with_its_place(weir: Weir, monkeypatch: pytes
     assert third == "weir: environment WEIR_SERVRE__PORT sets nothing; did you mean `WEIR_SERVER__PORT`?"
 
 
+def test_check_refuses_a_database_that_doctor_refuses(weir: Weir) -> None:
+    Path("weir.yaml").write_text("database: {url: 'mysql://user:p4ssword@x/y'}\n")
+    said = weir("check")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == "weir: weir.yaml:1: `database.url`: `mysql` is not supported; use sqlite:/// or postgresql://\n"
+    assert "`mysql` is not supported" in weir("doctor").out
+
+
 def test_check_notes_a_backend_without_a_model(weir: Weir) -> None:
     Path("weir.yaml").write_text("backends: {idle: {provider: echo}}\n")
     assert "no model is routed to idle" in weir("check").out

@@ -116,6 +116,13 @@ def test_a_wrong_value_says_where_it_came_from(tmp_path: Path, monkeypatch: pyte
         ("seed: {plans: {pro: {}}}", "`seed.plans.pro.credits`: is missing"),
         ("seed: {plans: {pro: {credits: -1}}}", "`seed.plans.pro.credits`: -1 must be 0 or more"),
         ("seed: {plans: {pro: {credits: 1, monthly_fee: '1.001'}}}", "`seed.plans.pro.monthly_fee`: `1.001` has more decimals than USD has (2)"),
+        ("database: {url: 'mysql://u:p4ss@h/y'}", "`database.url`: `mysql` is not supported; use sqlite:/// or postgresql://"),
+        ("database: {url: weir.db}", "`database.url`: this is not a database URL; write sqlite:///weir.db or postgresql://user@host/name"),
+        ("leases: {credits_max: -5}", "`leases.credits_max`: -5 must be more than 0"),
+        ("leases: {credits_max: .nan}", "`leases.credits_max`: `.nan` is not a number; write it like 12.5"),
+        ("leases: {credits_max: nan}", "`leases.credits_max`: `nan` is not an amount; write it like 12.5"),
+        ("leases: {credits_max: " + "9" * 50 + "}", "`leases.credits_max`: `" + "9" * 40 + "` has too many digits; an amount has at most 30"),
+        ("leases: {credits_max: 99999999999}", "`leases.credits_max`: `99999999999` is too large; at most 9223372036 credits"),
         ("backends: {here: {urls: [], slots: many}}", "`backends.here.slots`: must be a whole number, not 'many'"),
         ("backends: {here: {provider: echo, priority_scheduling: perhaps}}", "`backends.here.priority_scheduling`: must be true or false, not 'perhaps'"),
     ],
@@ -124,6 +131,11 @@ def test_a_wrong_value_is_told_in_plain_words(tmp_path: Path, text: str, told: s
     said = refusal(write(tmp_path, text + "\n"))
     assert told in said
     assert "nput should" not in said
+
+
+def test_credits_set_aside_may_be_written_without_quotes(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, "leases: {credits_max: 5}\n")).leases.credits_max == "5"
+    assert load_settings(write(tmp_path, "leases: {credits_max: 0.5}\n")).leases.credits_max == "0.5"
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
@@ -209,6 +221,8 @@ def test_a_redis_url_without_its_extra_says_how_to_install_it(tmp_path: Path, mo
     monkeypatch.setitem(sys.modules, "redis.asyncio.connection", None)
     with pytest.raises(ConfigError, match=r"redis_url`: needs the extra `redis`; install it with: pip install 'weir-gateway\[redis\]'"):
         load_settings(write(tmp_path, "limits: {redis_url: 'redis://h:6379/0'}\n"))
+    for url in ("http://h", "redis://h:99999/0", "redis://:p4ss/word@h", "redis://h:0", "unix://"):
+        assert "must be like redis://USER" in refusal(write(tmp_path, f"limits: {{redis_url: '{url}'}}\n")), "which needs no extra to be seen"
 
 
 def template(uncommented: bool) -> str:
