@@ -48,7 +48,7 @@ class Sifting:
             self._locks += 1
             tenants = sorted({event.tenant_id for event, _segment, _mine in batch})
             if len(tenants) == 1:
-                log.warning("books: %d events of tenant %s wait, the others are booked: %s", len(batch), tenants[0], error)
+                log.warning("books: %d events of tenant %s wait, the others are booked: %s", len(batch), tenants[0], str(error).splitlines()[0])
                 self.locked += batch
                 return {}
             first = frozenset(tenants[: len(tenants) // 2])
