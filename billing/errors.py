@@ -19,11 +19,18 @@ class BillingError(Exception):
 
 
 class Invalid(BillingError):
-    """An argument is wrong. `field` names it in the caller's own words."""
+    """An argument is wrong. `field` names it in the caller's own words; `command` is what shows the right ones to a person at a command line."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, *, command: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+        self.command = command
+
+    def named(self, name: str) -> str:
+        """Return the message with the argument called as the caller calls it, where the message begins with its name."""
+        called, colon, rest = str(self).partition(": ")
+        own = (self.field, self.field.removesuffix("_us"), self.field.removesuffix("_id"), "rate")  # as the rooms begin their messages
+        return f"{name}: {rest}" if colon and called in own else str(self)
 
 
 class NotFound(BillingError):

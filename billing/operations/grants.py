@@ -110,12 +110,12 @@ def _check_seat(session: Session, grant: Grant, now_us: int) -> None:
     """Refuse a key or a project that is not the tenant's, and a scope that no request could have."""
     tenant = grant.tenant_id
     if grant.project is not None and tenants.get_project(session, tenant, grant.project) is None:
-        raise Invalid("project", f"project: tenant `{tenant}` has no project `{grant.project[:80]}`; those it has: weir project list {tenant}")
+        raise Invalid("project", f"project: tenant `{tenant}` has no project `{grant.project[:80]}`", command=f"weir project list {tenant}")
     if grant.key_id is None:
         return
     key = tenants.get_key(session, grant.key_id)
     if key is None or key.tenant_id != tenant:
-        raise Invalid("key_id", f"key: tenant `{tenant}` has no key `{grant.key_id[:80]}`; those it has: weir key list {tenant}")
+        raise Invalid("key_id", f"key: tenant `{tenant}` has no key `{grant.key_id[:80]}`", command=f"weir key list {tenant}")
     if key.revoked_us is not None or (key.expires_us is not None and key.expires_us <= max(now_us, grant.effective_us)):
         raise Invalid("key_id", f"key: `{grant.key_id}` is revoked, or expires before the grant begins; nobody could use the grant")
     if grant.project not in (None, key.project):

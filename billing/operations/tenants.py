@@ -73,6 +73,7 @@ def plan_for(session: Session, plan: str, tenant: Tenant) -> PlanVersion:
     terms = version.terms
     if terms.currency != tenant.currency and (terms.monthly_fee_minor or terms.credit_price is not None):
         raise Invalid(
-            "plan", f"plan: `{plan}` is priced in {terms.currency} and tenant `{tenant.id}` is billed in {tenant.currency}; write the plan in {tenant.currency}"
+            "plan_id",
+            f"plan: `{plan}` is priced in {terms.currency} and tenant `{tenant.id}` is billed in {tenant.currency}; write the plan in {tenant.currency}",
         )
     return version

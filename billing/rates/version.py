@@ -130,7 +130,7 @@ def _checked(book: Book, change: Change) -> Change:
         return change
     for bucket in ("input", "output"):
         if bucket not in change.prices:
-            raise Invalid(bucket, f"rate: `{bucket}` of {of} has no price; write --{bucket} PRICE (0 when it costs nothing), or --free")
+            raise Invalid(bucket, f"rate: `{bucket}` of {of} has no price; give one (0 when it costs nothing), or say that it is free")
     most, unit = (cost_max, "pico-units") if book == "costs" else (price_max, "nano-credits")
     prices = complete(change.prices, most, unit)
     return msgspec.structs.replace(change, prices=prices, variants=complete_variants(change.variants, prices, most, unit))

@@ -5,14 +5,14 @@ A mistake of the user ends with one clear line and exit code 2; a thing that can
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 from pydantic import ValidationError
 
 from backends.errors import BackendError
-from billing.errors import BillingError, BooksUnavailable
+from billing.errors import BillingError, BooksUnavailable, Invalid
 from gateway.cli.failure import Failure
 from gateway.cli.root import app
 from gateway.config import ConfigError
@@ -21,7 +21,10 @@ from gateway.config.words import plain, shows_value
 __all__ = ["main"]
 
 
-OPTIONS = {"requests_per_minute": "rpm", "tokens_per_minute": "tpm", "allowed_models": "models", "monthly_fee": "fee"}  # field -> option, where they differ
+OPTIONS = {  # field -> option, where they differ
+    "requests_per_minute": "rpm", "tokens_per_minute": "tpm", "allowed_models": "models", "monthly_fee": "fee",
+    "expires_us": "expires", "effective_us": "from", "key_id": "key", "plan_id": "plan", "tenant_id": "tenant",
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,6 +33,8 @@ def main(argv: list[str] | None = None) -> None:
         app(args=argv, prog_name="weir")
     except (Failure, BooksUnavailable, BackendError) as error:
         _stop(str(error), 1)
+    except Invalid as error:
+        _stop(_refused(error, sys.argv[1:] if argv is None else argv), 2)
     except (BillingError, ConfigError) as error:
         _stop(str(error), 2)
     except ValidationError as error:
@@ -45,6 +50,13 @@ def _fault(fault: Mapping[str, Any]) -> str:
     if fault["loc"]:
         return f"{_option(str(fault['loc'][0]))}: {text}"
     return re.sub(r"`(\w+)`|\b(\w+_\w+)\b", lambda match: _option(match[1] or match[2]), text)
+
+
+def _refused(error: Invalid, argv: Sequence[str]) -> str:
+    """Say what the books refused, with the option where one was typed, and the command that shows what would be right."""
+    option = _option(error.field)
+    typed = any(word == option or word.startswith(f"{option}=") for word in argv)
+    return (error.named(option) if typed else str(error)) + (f"; those there are: {error.command}" if error.command else "")
 
 
 def _option(field: str) -> str:

@@ -10,7 +10,7 @@ anything else                                          500  internal; the log ha
 """
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Message
 
 from billing.errors import BillingError, BooksUnavailable, Conflict, Invalid, NotFound
-from gateway.config.words import plain
+from gateway.config.words import UNKNOWN, meant, names_at, plain
 from gateway.errors import Refusal
 
 MEDIA_TYPE = "application/problem+json"
@@ -57,12 +57,12 @@ def problem(status: int, code: str, detail: str, errors: Sequence[FieldProblem] 
     return Response(body.model_dump_json(), status, {"cache-control": "no-store", **(headers or {})}, MEDIA_TYPE)
 
 
-def problem_of(error: Exception) -> Response:
-    """Turn anything that an endpoint raised into the problem a client gets; what is no client's business goes to the log."""
+def problem_of(error: Exception, body: object = None) -> Response:
+    """Turn anything that an endpoint raised into the problem a client gets; what is no client's business goes to the log. `body`: the model of its body."""
     if isinstance(error, BillingError):
         return _billing(error)
     if isinstance(error, RequestValidationError):
-        return _validation(error)
+        return _validation(error, body)
     if isinstance(error, Refusal):
         if error.internal:
             log.info("refused: %s", error.internal)
@@ -78,7 +78,7 @@ def problem_of(error: Exception) -> Response:
 def _billing(error: BillingError) -> Response:
     if isinstance(error, Invalid):
         field = error.field.removesuffix("_us") + "_at" if error.field.endswith("_us") else error.field  # instants are ISO 8601 on the wire
-        return problem(422, "invalid", str(error), [FieldProblem(field=field, message=str(error))])
+        return problem(422, "invalid", error.named(field), [FieldProblem(field=field, message=error.named(field))])
     if isinstance(error, NotFound):
         return problem(404, "not_found", str(error))
     if isinstance(error, Conflict):
@@ -89,12 +89,18 @@ def _billing(error: BillingError) -> Response:
     return problem(422, "invalid", str(error))
 
 
-def _validation(error: RequestValidationError) -> Response:
+def _validation(error: RequestValidationError, body: object) -> Response:
     faults = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         return problem(400, "malformed", "The body is not JSON.")
-    errors = [FieldProblem(field=_field(fault["loc"]), message=plain(fault)) for fault in faults]
+    errors = [FieldProblem(field=_field(fault["loc"]), message=plain(fault) + _meant(fault, body)) for fault in faults]
     return problem(422, "invalid", "; ".join(f"{item.field}: {item.message}" for item in errors[:5]), errors)
+
+
+def _meant(fault: Mapping[str, Any], body: object) -> str:
+    """Say of an unknown member of a body which one was probably meant; nothing of any other fault."""
+    _, *place = fault["loc"]
+    return meant(str(place[-1]), names_at(body, place[:-1])) if fault["type"] == UNKNOWN and place else ""
 
 
 def _field(loc: tuple[int | str, ...]) -> str:
@@ -107,6 +113,7 @@ class ProblemRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the route's own handler."""
         inner = super().get_route_handler()
+        body = None if self.body_field is None else self.body_field.field_info.annotation
 
         async def handle(request: Request) -> Response:
             try:
@@ -114,7 +121,7 @@ class ProblemRoute(APIRoute):
                 response.headers.setdefault("cache-control", "no-store")  # balances, keys and invoices are no proxy's to keep
                 return response
             except Exception as error:  # noqa: BLE001 - the outermost frame of an endpoint: whatever was raised becomes an answer, and a log entry
-                return problem_of(error)
+                return problem_of(error, body)
 
         return handle
 

@@ -76,7 +76,19 @@ def test_a_grant_may_be_for_a_key_a_project_and_models(api: AdminApi) -> None:
 )
 def test_422_names_the_field(api: AdminApi, change: dict[str, Any], field: str) -> None:
     body = {"tenant_id": "acme", "credits": "5"} | change
-    assert fields(problem(api.http.post("/admin/grants", json=body), 422, "invalid")) == [field]
+    refused = problem(api.http.post("/admin/grants", json=body), 422, "invalid")
+    assert fields(refused) == [field]
+    assert refused["detail"].startswith(f"{field}: "), "in the words of the body, not of the books"
+    assert "weir " not in refused["detail"], "who speaks HTTP has no use for a command"
+
+
+def test_an_unknown_member_is_told_with_what_was_probably_meant(api: AdminApi) -> None:
+    refused = problem(api.http.post("/admin/grants", json={"tenant_id": "acme", "credits": "5", "expires": "2027-01-01T00:00:00Z"}), 422, "invalid")
+    assert refused["errors"] == [{"field": "expires", "message": "is not known here; did you mean `expires_at`?"}]
+    rates = {"m": {"input": "1", "output": "2", "variants": [{"when": "slow", "input": "1", "output": "2"}]}}
+    (error,) = problem(api.http.post("/admin/price-versions", json={"rates": rates}), 422, "invalid")["errors"]
+    assert error["field"] == "rates.m.variants.0.when"
+    assert "service_tier" in error["message"]
 
 
 def test_404_for_what_is_not_there(api: AdminApi) -> None:

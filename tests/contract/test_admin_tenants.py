@@ -63,7 +63,7 @@ def test_422_names_the_field(api: AdminApi, body: dict[str, Any], field: str) ->
         ({"id": "Ac me", "plan_id": "pro"}, f"id: `Ac me` {NO_SLUG}"),
         ({"id": 7, "plan_id": "pro"}, "id: must be text"),
         ({"id": "acme"}, "plan_id: is missing"),
-        ({"id": "acme", "plan_id": "pro", "nmae": "x"}, "nmae: is not known here"),
+        ({"id": "acme", "plan_id": "pro", "nmae": "x"}, "nmae: is not known here; did you mean `name`?"),
         (
             {"id": "acme", "plan_id": "pro", "currency": "ZZZ"},
             "currency: `ZZZ` is not supported; one of AUD, CAD, CHF, CNY, EUR, GBP, HKD, INR, JPY, KRW, SGD, USD",

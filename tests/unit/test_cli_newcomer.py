@@ -117,7 +117,7 @@ def test_a_rate_for_a_model_that_nothing_names_is_kept_with_a_warning(weir: Weir
         (("grant", "add", "acme", "--credits", "-5"), "--credits: -5 must be more than 0"),
         (("grant", "add", "acme", "--credits", "much"), "--credits: `much` is not a number; write it like 12.5"),
         (("plan", "set", "x", "--credits", "-1"), "--credits: -1 must be 0 or more"),
-        (("plan", "set", "x", "--credits", "1", "--on-exhausted", "cut"), "--on-exhausted: must be one of slow, overage, block, not `cut`"),
+        (("plan", "set", "x", "--credits", "1", "--on-exhausted", "cut"), "--on-exhausted: must be one of slow, overage, block, fallback, not `cut`"),
         (("plan", "set", "x", "--credits", "1", "--rpm", "0"), "--rpm: must be 1 or more, not `0`"),
         (("plan", "set", "x", "--credits", "1", "--fee", "1.001", "--currency", "EUR"), "--fee: `1.001` has more decimals than EUR has (2)"),
         (("plan", "set", "x", "--credits", "1", "--fee", "1"), "--currency is missing: which one the fee and the credit price are in, like EUR"),
@@ -137,8 +137,8 @@ def test_a_slip_is_told_in_plain_words_with_the_option_that_was_typed(acme: Weir
 def test_setting_a_plan_says_all_of_it_and_what_is_other_than_before(weir: Weir) -> None:
     first = weir("plan", "set", "pro", "--credits", "1000", "--fee", "49.00", "--currency", "EUR", "--rpm", "60").out
     assert first.startswith("plan pro version 1: 1000 credits a month, then slow\n")
-    for line in ("monthly fee          49.00", "currency             EUR", "requests per minute  60", "tokens per minute    -"):
-        assert f"\n{line}\n" in first
+    lines = [" ".join(line.split()) for line in first.splitlines()]
+    assert {"monthly fee 49.00", "currency EUR", "requests per minute 60", "tokens per minute -"} <= set(lines)
     second = weir("plan", "set", "pro", "--credits", "2000").out
     assert "\ncurrency             EUR\n" in second, "a plan stays in its currency"
     assert "\nother than version 1: credits 1000 -> 2000, requests per minute 60 -> -, monthly fee 49.00 -> 0.00\n" in second
