@@ -16,7 +16,7 @@ from billing.grants import store as grants
 from billing.grants.allowance import ensure_allowance, period_of, plan_grant
 from billing.grants.grant import Grant
 from billing.grants.periods import Period, prorate, wall_clock
-from billing.money import format_credits
+from billing.money import NCR_PER_CREDIT, format_credits, format_money
 from billing.operations.tenants import plan_for, require_tenant
 from billing.plans import store as plans
 from billing.plans.terms import PlanTerms, PlanVersion, Subscription
@@ -38,6 +38,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A change of plan: from which version to which, at which instant, and what it gives at once (ncr) until the period's end.
 
+    `fees`: the old and the new monthly fee with their currency, where they differ and the period that runs has the old one.
     `kept`: the tenant stays on the version it is on, and a change that was to come is taken back.
     """
 
@@ -54,6 +55,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     credits_ncr: int = 0
     seat_ncr: int = 0
     replaces: Subscription | None = None
+    fees: tuple[str, str] | None = None
 
 
 def standing(db: Database, tenant_id: str, now_us: int) -> Standing:
@@ -108,14 +110,25 @@ def in_words(change: Change) -> str:
     instead = "" if change.replaces is None else f", and not to plan {change.replaces.plan} as was planned"
     if change.at_end:
         return f"tenant {change.tenant_id} moves{old} to {target} when its period ends, {end}{instead}; until then everything stays as it is"
-    given = [f"{format_credits(ncr)} credits more{whose}" for ncr, whose in ((change.credits_ncr, ""), (change.seat_ncr, " for each key")) if ncr]
+    given = [f"{_readable(ncr)} credits more{whose}" for ncr, whose in ((change.credits_ncr, ""), (change.seat_ncr, " for each key")) if ncr]
     if change.waits:
         what = "its months begin with its first request"
     elif end is None:
         what = "its months begin now"
     else:
         what = f"{' and '.join(given) or 'no more credits'} until its period ends, {end}; what it was given before stays, and so do its months"
+        what += "" if change.fees is None else f"; the monthly fee changes from {change.fees[0]} to {change.fees[1]} with its next period"
     return f"tenant {change.tenant_id} moves{old} to {target} now{instead}: {what}"
+
+
+def _readable(ncr: int) -> str:
+    """Write credits for reading: two decimals, rounded down, where there are a hundredth of a credit and more."""
+    least = NCR_PER_CREDIT // 100
+    return format_credits(ncr) if ncr < least or ncr % least == 0 else f"about {format_credits(ncr - ncr % least)}"
+
+
+def _fee(terms: PlanTerms) -> str:
+    return f"{format_money(terms.monthly_fee_minor, terms.currency)} {terms.currency}" if terms.monthly_fee_minor else "none"
 
 
 def cancel_change(db: Database, tenant_id: str, now_us: int) -> Subscription:
@@ -155,6 +168,8 @@ def _decide(session: Session, tenant: Tenant, plan: str, when: str | None, now_u
             raise Conflict(f"tenant `{tenant.id}` is to move to plan `{plan}` version {version.version} at that instant already")
         return msgspec.structs.replace(change, at_end=True, at_us=period.end_us, period_end_us=period.end_us), version
     more = _more(version.terms, _held(session, tenant.id, period, now_us), period, now_us)
+    fees = (_fee(terms), _fee(version.terms))
+    change = msgspec.structs.replace(change, fees=fees if fees[0] != fees[1] else None)
     return msgspec.structs.replace(change, period_end_us=period.end_us, credits_ncr=more[0], seat_ncr=more[1]), version
 
 

@@ -64,6 +64,11 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
     period_start_us: int | None
     reset_us: int | None
 
+    @property
+    def scoped_ncr(self) -> int:
+        """The part of what is left that only requests of some key, project or models may use."""
+        return sum(grant.remaining_ncr for grant in self.grants if (grant.key_id, grant.project, grant.models) != (None, None, None))
+
 
 def balance(db: Database, tenant_id: str, now_us: int) -> Balance:
     """Return a tenant's balance. A month nobody has used yet shows its allowance, written or not. Raises `NotFound`."""

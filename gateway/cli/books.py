@@ -3,7 +3,7 @@
 The CLI works on the database directly, whether a gateway is running or not; a running one notices through the change feed.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,7 @@ import typer
 from billing.db import Database
 from billing.errors import Invalid
 from billing.tenants.keys import KeyHasher
+from gateway.cli.children import LOCAL_MODEL
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings, config_path, load_settings, pepper
 
@@ -33,6 +34,14 @@ class Books:
     def now_us(self) -> int:
         """The instant, in UTC epoch microseconds."""
         return self.clock.now_us()
+
+    def warn_unrouted(self, models: Iterable[str], what: str) -> None:
+        """Say on standard error which of the models no configuration here names; `what` waits until one does, which is no mistake."""
+        known = list(self.settings.models) or [LOCAL_MODEL]
+        for model in models:
+            if model not in known:
+                named = ", ".join(f"`{name}`" for name in known)
+                typer.echo(f"warning: no configuration names a model `{model}` (known here: {named}); {what} waits until one does", err=True)
 
     def hasher(self) -> KeyHasher:
         """Return what digests keys. Raises `ConfigError` when there is no secret to do it with."""

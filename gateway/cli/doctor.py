@@ -134,7 +134,7 @@ def _workers(settings: Settings) -> str:
         with _Opened(settings) as database:
             database.check_room(count)
     if count == 1:
-        return "1: one process, one core"
+        return "1 configured: one process, one core"
     try:
         with run_directory():
             pass
@@ -143,7 +143,7 @@ def _workers(settings: Settings) -> str:
     if short := [name for name, backend in settings.backends.items() if backend.slots < count]:
         raise Fault(f"{', '.join(short)}: fewer `slots` than the {count} workers, which take one at least; raise them, or lower server.workers")
     cores = os.cpu_count() or 1
-    return f"{count}, each with a share of every backend's slots" + (f"; more than the {cores} cores here" if count > cores else "")
+    return f"{count} configured, each with a share of every backend's slots" + (f"; more than the {cores} cores here" if count > cores else "")
 
 
 def _secret(settings: Settings) -> str:

@@ -8,6 +8,7 @@ from billing.errors import Invalid, NotFound
 from billing.grants.grant import Grant
 from billing.money import format_credits, parse_credits
 from billing.operations import grants
+from billing.operations.usage import GrantStanding
 from gateway.cli.books import ConfigOption, open_books
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, printable, write_rows
 from gateway.wire.instants import parse
@@ -39,6 +40,7 @@ def add(
 ) -> None:
     """Give a tenant credits."""
     amount_ncr = parse_credits(credits, "--credits")
+    chosen = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
     if amount_ncr <= 0:
         raise Invalid("credits", f"--credits: {credits} must be more than 0")
     with open_books(config) as books:
@@ -54,11 +56,12 @@ def add(
             note=note,
             key_id=key,
             project=project,
-            models=None if models is None else [name.strip() for name in models.split(",") if name.strip()],
+            models=chosen,
             now_us=books.now_us,
         )
+        books.warn_unrouted(made.models or (), "what the grant says of it")
     until = "until " + instant(made.expires_us) if made.expires_us else "without end"
-    whose = f" ({printable(scope)})" if (scope := _scope(made)) else ""
+    whose = f" ({printable(scope)})" if (scope := scope_of(made)) else ""
     typer.echo(f"grant {made.id}: {format_credits(made.amount_ncr)} credits for {tenant}{whose}, {until}")
 
 
@@ -87,7 +90,7 @@ def void(grant: Annotated[str, typer.Argument(metavar="GRANT_ID")], yes: YesOpti
     typer.echo(f"grant {grant} is void; {format_credits(voided.voided_ncr)} credits were left of it")
 
 
-def _scope(grant: Grant) -> str:
+def scope_of(grant: Grant | GrantStanding) -> str:
     """Say who may use a grant, for a person; nothing where all of the tenant's requests may."""
     parts = [("key", grant.key_id), ("project", grant.project), ("models", None if grant.models is None else ",".join(grant.models))]
     return ", ".join(f"{what} {which}" for what, which in parts if which is not None)
@@ -107,7 +110,7 @@ def _row(grant: Grant) -> dict[str, Any]:
         "effective": instant(grant.effective_us),
         "expires": instant(grant.expires_us) or None,
         "voided": instant(grant.voided_us) or None,
-        "scope": _scope(grant) or None,
+        "scope": scope_of(grant) or None,
         "key_id": grant.key_id,
         "project": grant.project,
         "models": None if grant.models is None else list(grant.models),

@@ -3,6 +3,7 @@
 import json
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from billing.ledger.postings import CONSUMED, DEBT, EXCESS, EXPIRED, GRANT_PREFIX, ISSUED, OVERAGE
@@ -75,6 +76,7 @@ def show(
             before=before,
             limit=limit,
         )
+    found = msgspec.structs.replace(found, leases=tuple(one for one in found.leases if one.amount_ncr))  # the others have nothing to tell
     entries = [row for one in found.transactions for row in _entries(one)]
     if form is Format.json:
         parts = {"grants": [_grant(one) for one in found.grants], "leases": [_lease(one) for one in found.leases], "entries": entries}

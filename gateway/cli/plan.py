@@ -97,6 +97,7 @@ def put(
         )
         version = plans.set_plan(books.database, form.terms(plan), books.now_us)
         counts = plans.count_subscribers(books.database, books.now_us)
+        books.warn_unrouted(sorted({*(form.allowed_models or ()), *([fallback_model] if fallback_model else ())}), "what the plan says of it")
     typer.echo(f"plan {plan} version {version.version}: {form.credits} credits a month, then {form.on_exhausted}")
     write_one(_row(version, counts))
     if before is not None:

@@ -10,7 +10,6 @@ from billing.operations import rates
 from billing.operations.versions import Change
 from billing.rating import Rate, when
 from gateway.cli.books import Books, ConfigOption, open_books
-from gateway.cli.children import LOCAL_MODEL
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
 from gateway.cli.versions import FILES, FromOption, NoteOption, add_commands, price_cells, price_words, propose, read_changes
 from gateway.config.prices import EACH, RateForm, rate_figures
@@ -53,8 +52,7 @@ def put(
     with open_books(config) as books:
         effective_us = None if effective is None else parse(effective, "--from")
         (made,) = rates.set_rates(books.database, [form.change(model)], effective_us=effective_us, now_us=books.now_us)
-        known = list(books.settings.models) or [LOCAL_MODEL]
-    _warn(model, known)
+        books.warn_unrouted([model], "its rate")
     typer.echo(f"{model}: {_said(form.prices()) or 'free'}, from {instant(made.effective_us)}")
 
 
@@ -131,12 +129,6 @@ def from_public_prices(
 
 
 add_commands(app, "rates")
-
-
-def _warn(model: str, known: list[str]) -> None:
-    if model not in known:
-        named = ", ".join(f"`{name}`" for name in known)
-        typer.echo(f"warning: no configuration names a model `{model}` (known here: {named}); its rate waits until one does", err=True)
 
 
 def _said(prices: dict[str, int]) -> str:

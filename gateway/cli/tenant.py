@@ -15,6 +15,7 @@ from gateway.wire.instants import show as instant
 app = typer.Typer(no_args_is_help=True, help="Tenants: who is served, on which plan.")
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT")]
 BRIEF = ("id", "name", "state", "plan", "timezone")
+CHANGE = ("tenant", "from", "to", "at", "credits_more", "credits_more_for_each_key", "period_ends", "said")
 COLUMNS = ("id", "name", "state", "plan", "next_plan", "currency", "timezone", "created")
 
 
@@ -51,7 +52,9 @@ def show(tenant: TenantArgument, config: ConfigOption = None) -> None:
         write_one(
             _row(books, found)
             | {"period": _period(books, found)}
-            | {"credits_left": format_credits(balance.remaining_ncr), "credits_granted": format_credits(balance.limit_ncr)}
+            | {"credits_left": format_credits(balance.remaining_ncr)}
+            | ({"of_which_for_some_requests_only": format_credits(balance.scoped_ncr)} if balance.scoped_ncr else {})
+            | {"credits_granted": format_credits(balance.limit_ncr)}
         )
 
 
@@ -80,6 +83,7 @@ def plan(
     *,
     when: Annotated[str | None, typer.Option("--when", help="now or period-end; left out: now, but fewer credits come when the period ends")] = None,
     yes: YesOption = False,
+    form: FormatOption = Format.table,
     config: ConfigOption = None,
 ) -> None:
     """Move a tenant to a plan's newest version. Its months stay as they are; more credits come at once, pro rata for the rest of the period.
@@ -90,7 +94,10 @@ def plan(
         planned = subscriptions.preview_plan(books.database, tenant, plan, books.now_us, when=when)
         confirm(f"{_sentence(planned)} Do it?", yes)
         change = subscriptions.change_plan(books.database, tenant, plan, books.now_us, when=when)
-    typer.echo(subscriptions.in_words(change))
+    if form is Format.table:
+        typer.echo(subscriptions.in_words(change))
+    else:
+        write_rows([_change(change)], form, CHANGE)
 
 
 @app.command()
@@ -104,6 +111,20 @@ def stay(tenant: TenantArgument, config: ConfigOption = None) -> None:
 def _sentence(change: subscriptions.Change) -> str:
     words = subscriptions.in_words(change)
     return f"{words[0].upper()}{words[1:]}."
+
+
+def _change(change: subscriptions.Change) -> dict[str, Any]:
+    """Write a change's figures, exact where its words are rounded."""
+    return {
+        "tenant": change.tenant_id,
+        "from": f"{change.before.plan} v{change.before.version}" if change.before else None,
+        "to": f"{change.plan} v{change.version}",
+        "at": instant(change.at_us),
+        "credits_more": format_credits(change.credits_ncr),
+        "credits_more_for_each_key": format_credits(change.seat_ncr),
+        "period_ends": instant(change.period_end_us) or None,
+        "said": subscriptions.in_words(change),
+    }
 
 
 def _row(books: Books, tenant: Tenant) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from billing.money import format_credits
 from billing.operations import usage
 from billing.operations.events import FoundEvent, find_event, list_conflicts
 from gateway.cli.books import ConfigOption, open_books
+from gateway.cli.grant import scope_of
 from gateway.cli.render import Format, FormatOption, write_file, write_one, write_rows
 from gateway.config.prices import rate_figures
 from gateway.wire.instants import show as instant
@@ -19,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Usage: balances, single requests, 
 MonthOption = Annotated[str, typer.Option("--month", help="like 2026-11")]
 OutOption = Annotated[Path | None, typer.Option("--output", "-o", help="write to this file instead of standard output")]
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="this tenant only")]
-GRANT_COLUMNS = ("grant", "kind", "credits", "remaining", "expires")
+GRANT_COLUMNS = ("grant", "kind", "for", "credits", "remaining", "expires")
 
 
 @app.command()
@@ -34,6 +35,7 @@ def show(tenant: Annotated[str, typer.Argument(metavar="TENANT")], form: FormatO
         "credits_granted": format_credits(found.limit_ncr),
         "credits_used": format_credits(found.used_ncr),
         "credits_left": format_credits(found.remaining_ncr),
+        "of_which_for_some_requests_only": format_credits(found.scoped_ncr),
         "debt": format_credits(found.debt_ncr),
         "past_credits": format_credits(found.excess_ncr + found.overage_ncr),
         "past_credits_invoiced": format_credits(found.overage_ncr),
@@ -44,6 +46,7 @@ def show(tenant: Annotated[str, typer.Argument(metavar="TENANT")], form: FormatO
         {
             "grant": grant.id,
             "kind": grant.kind,
+            "for": scope_of(grant) or None,
             "credits": format_credits(grant.amount_ncr),
             "remaining": format_credits(grant.remaining_ncr),
             "expires": instant(grant.expires_us) or None,
@@ -51,10 +54,12 @@ def show(tenant: Annotated[str, typer.Argument(metavar="TENANT")], form: FormatO
         for grant in found.grants
     ]
     if form is Format.table:
-        write_one(figures)
+        write_one({name: value for name, value in figures.items() if name != "of_which_for_some_requests_only" or found.scoped_ncr})
         if grants:
+            scoped = any(grant["for"] for grant in grants)
+            rows = [grant | {"for": grant["for"] or "all requests"} for grant in grants]
             typer.echo()
-            write_rows(grants, form, GRANT_COLUMNS)
+            write_rows(rows, form, [name for name in GRANT_COLUMNS if scoped or name != "for"])
     elif form is Format.json:
         write_rows([figures | {"grants": grants}], form, (*figures, "grants"))
     else:

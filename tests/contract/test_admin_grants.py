@@ -52,6 +52,8 @@ def test_a_grant_may_be_for_a_key_a_project_and_models(api: AdminApi) -> None:
     assert made.status_code == 201
     assert {field: made.json()[field] for field in scope} == scope
     assert api.http.get("/admin/grants", params={"tenant_id": "acme"}).json() == [made.json()]
+    left = {grant["id"]: grant for grant in api.http.get("/admin/credits/acme").json()["grants"]}[made.json()["id"]]
+    assert {field: left[field] for field in scope} == scope
 
 
 @pytest.mark.parametrize(

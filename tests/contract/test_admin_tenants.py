@@ -98,6 +98,14 @@ def test_a_tenant_moves_to_a_plan_with_more_credits_at_once(api: AdminApi) -> No
     )
 
 
+def test_a_move_at_once_says_that_the_fee_changes_with_the_next_period(api: AdminApi) -> None:
+    api.plan("pro", monthly_fee_minor=4900, currency="USD")
+    api.tenant("acme")
+    api.plan("max", allowance_ncr=4000 * 10**9, monthly_fee_minor=9900, currency="USD")
+    said = api.http.patch("/admin/tenants/acme", json={"plan_id": "max"}).json()["said"]
+    assert said.endswith("; the monthly fee changes from 49.00 USD to 99.00 USD with its next period")
+
+
 def test_a_change_that_is_to_come_is_shown_and_taken_back(api: AdminApi) -> None:
     api.tenant("acme")
     api.plan("mini", allowance_ncr=10**9)

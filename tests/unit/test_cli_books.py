@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from billing.db import Database
 from billing.operations import usage
 from billing.operations.directory import find_principal
+from billing.operations.subscriptions import Change, in_words
 from billing.tenants.keys import KeyHasher
 from billing.usage.writer import book
 from gateway.clock import SystemClock
@@ -57,7 +59,7 @@ def test_a_tenant_moves_to_another_plan_and_is_told_what_that_means(weir: Weir, 
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     asked = weir("tenant", "plan", "acme", "max")
     assert asked.code == 2
-    assert asked.err.startswith("weir: Tenant acme moves from plan pro version 1 to plan max version 1 now: 39")
+    assert asked.err.startswith("weir: Tenant acme moves from plan pro version 1 to plan max version 1 now: about 39")
     assert "pro v1" in weir("tenant", "show", "acme").out, "nothing is done before it is said"
     assert " credits more until its period ends, " in weir("tenant", "plan", "acme", "max", "--yes").out
     later = weir("tenant", "plan", "acme", "mini", "--yes").out
@@ -67,6 +69,25 @@ def test_a_tenant_moves_to_another_plan_and_is_told_what_that_means(weir: Weir, 
     assert weir("tenant", "stay", "acme").out == "tenant acme stays on plan max version 1\n"
     assert weir("tenant", "stay", "acme").code == 2
     assert "now: no more credits until" in weir("tenant", "plan", "acme", "mini", "--when", "now", "--yes").out
+
+
+def test_a_change_of_plan_says_the_fee_to_come_and_rounds_for_reading_alone(weir: Weir) -> None:
+    weir("plan", "set", "max", "--credits", "5000", "--fee", "99.00", "--currency", "USD")
+    (exact,) = json.loads(weir("tenant", "plan", "acme", "max", "--yes", "--format", "json").out)
+    assert (exact["from"], exact["to"]) == ("pro v1", "max v1")
+    assert exact["said"].endswith("; the monthly fee changes from 49.00 USD to 99.00 USD with its next period")
+    more = re.search(r"now: (?:about )?(39\d\d(?:\.\d\d?)?) credits more until", exact["said"])
+    assert more is not None and exact["credits_more"].startswith(more[1])
+    later = weir("tenant", "plan", "acme", "pro", "--yes").out
+    assert "fee" not in later, "a change at the period's end changes everything then"
+
+
+@pytest.mark.parametrize(
+    ("ncr", "said"), [(10**9, "1"), (123_456_789_012, "about 123.45"), (1_230_000_000, "1.23"), (10_000_001, "about 0.01"), (7, "0.000000007")]
+)
+def test_credits_of_a_change_are_rounded_down_for_reading_and_never_to_nothing(ncr: int, said: str) -> None:
+    change = Change(tenant_id="acme", timezone="UTC", before=None, plan="max", version=1, at_us=0, period_end_us=1, credits_ncr=ncr)
+    assert f"now: {said} credits more until" in in_words(change)
 
 
 def test_a_plan_has_all_its_terms_from_the_command_line(weir: Weir) -> None:

@@ -34,6 +34,8 @@ def weir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     with database.write() as session:
         leases.register(session, Replica(id="weir-1", beat=1, host="box", pid=42, started_us=at_us))
         leases.put(session, [Lease(tenant_id="acme", purse="", replica_id="weir-1", amount_ncr=10**9, valid_until_us=2**62)])
+        leases.register(session, Replica(id="weir-2", beat=1, host="box", pid=43, started_us=at_us))
+        leases.put(session, [Lease(tenant_id="acme", purse="", replica_id="weir-2", amount_ncr=0, valid_until_us=2**62)])
     database.close()
     return command
 
@@ -89,6 +91,7 @@ def test_an_account_is_shown_with_what_became_of_each_grant(weir: Weir) -> None:
         "state": "in effect", "credits": "5", "used": "3", "expired": "0", "taken_back": "0", "left": "2",
     }  # fmt: skip
     assert (grants["gone"]["state"], grants["gone"]["taken_back"], grants["gone"]["left"]) == ("void", "7", "0")
+    assert "weir-2" not in said.out, "a process with nothing set aside"
     assert found["leases"] == [{"process": "weir-1", "host": "box", "pid": 42, "for": "all requests", "credits": "1", "until": None}]
 
 

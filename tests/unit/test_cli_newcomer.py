@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -112,6 +113,33 @@ def test_a_rate_for_a_model_that_nothing_names_is_kept_with_a_warning(weir: Weir
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("grant", "add", "acme", "--credits", "1", "--models", "smollm2,lama"),
+        ("plan", "set", "x", "--credits", "1", "--models", "smollm2,lama"),
+        ("plan", "set", "x", "--credits", "1", "--on-exhausted", "fallback", "--fallback-model", "lama"),
+    ],
+)
+def test_a_model_that_nothing_names_is_warned_of_where_it_is_named(acme: Weir, arguments: tuple[str, ...]) -> None:
+    said = acme(*arguments)
+    assert said.code == 0
+    (line,) = said.err.splitlines()
+    assert line.startswith("warning: no configuration names a model `lama` (known here: `smollm2`)")
+
+
+def test_a_balance_says_for_whom_a_grant_is_and_what_part_only_some_may_use(acme: Weir) -> None:
+    assert "for" not in acme("usage", "show", "acme").out.split("\n\n")[1].splitlines()[0].split()
+    assert "of which" not in acme("usage", "show", "acme").out + acme("tenant", "show", "acme").out
+    acme("grant", "add", "acme", "--credits", "50", "--models", "smollm2")
+    figures, grants = (part.splitlines() for part in acme("usage", "show", "acme").out.split("\n\n"))
+    assert "of which for some requests only  50" in figures
+    assert [("all requests" in line, "models smollm2" in line) for line in grants] == [(False, False), (True, False), (False, True)]
+    assert "of which for some requests only  50\n" in acme("tenant", "show", "acme").out
+    (shown,) = json.loads(acme("usage", "show", "acme", "--format", "json").out)
+    assert (shown["of_which_for_some_requests_only"], [grant["for"] for grant in shown["grants"]]) == ("50", [None, "models smollm2"])
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (("grant", "add", "acme", "--credits", "-5"), "--credits: -5 must be more than 0"),
@@ -140,7 +168,7 @@ def test_setting_a_plan_says_all_of_it_and_what_is_other_than_before(weir: Weir)
     lines = [" ".join(line.split()) for line in first.splitlines()]
     assert {"monthly fee 49.00", "currency EUR", "requests per minute 60", "tokens per minute -"} <= set(lines)
     second = weir("plan", "set", "pro", "--credits", "2000").out
-    assert "\ncurrency             EUR\n" in second, "a plan stays in its currency"
+    assert re.search(r"^currency +EUR$", second, re.MULTILINE), "a plan stays in its currency"
     assert "\nother than version 1: credits 1000 -> 2000, requests per minute 60 -> -, monthly fee 49.00 -> 0.00\n" in second
 
 

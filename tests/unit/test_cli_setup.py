@@ -120,13 +120,13 @@ def test_doctor_finds_a_disk_with_too_little_room(weir: Weir) -> None:
 
 def test_doctor_examines_what_several_workers_need(weir: Weir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weir("init")
-    assert "good   workers: 1: one process, one core" in weir("doctor").out
+    assert "good   workers: 1 configured: one process, one core" in weir("doctor").out
     Path("weir.yaml").write_text(Path("weir.yaml").read_text().replace("  #workers: 1  ", "  workers: 100  "))
     monkeypatch.setenv("WEIR_BOOKS__JOURNAL_BYTES_MAX", str(2**20))
     said = weir("doctor")
     assert (said.code, "wrong  workers: echo: fewer `slots` than the 100 workers" in said.out) == (1, True), said.out
     monkeypatch.setenv("WEIR_SERVER__WORKERS", "2")
-    assert "good   workers: 2, each with a share of every backend's slots" in weir("doctor").out
+    assert "good   workers: 2 configured, each with a share of every backend's slots" in weir("doctor").out
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     assert "wrong  workers: no run directory can be made for the workers" in weir("doctor").out
 

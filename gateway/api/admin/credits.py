@@ -14,13 +14,16 @@ router = problem_router("/credits")
 
 
 class GrantLeft(BaseModel):
-    """A grant in effect, and what is left of it."""
+    """A grant in effect, and what is left of it. `key_id`, `project`, `models`: only their requests may use it; null: any."""
 
     id: str
     kind: str
     credits: str
     remaining: str
     expires_at: datetime | None
+    key_id: str | None
+    project: str | None
+    models: list[str] | None
 
 
 class BalanceOut(BaseModel):
@@ -69,4 +72,7 @@ def _left(grant: usage.GrantStanding) -> GrantLeft:
         credits=format_credits(grant.amount_ncr),
         remaining=format_credits(grant.remaining_ncr),
         expires_at=None if grant.expires_us is None else from_us(grant.expires_us),
+        key_id=grant.key_id,
+        project=grant.project,
+        models=None if grant.models is None else list(grant.models),
     )
