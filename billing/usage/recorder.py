@@ -40,6 +40,7 @@ Post = Callable[[Callable[[], None]], object]
 
 BACKOFF_S = (0.1, 10.0)
 SYNC_S = 1.0
+PACE_S_MAX = 0.5  # the longest that a flush is put off because the one before took long
 STOP_S = 10.0
 BATCH_DUE = 500  # so many events waiting are flushed at once; what came meanwhile goes along, so a transaction grows with the backlog
 
@@ -66,7 +67,7 @@ class Recorder:
         self._db = db
         self._journal = journal
         self._now_us = clock_now_us
-        self._flush_s = flush_ms / 1000
+        self._flush_s = self._pace_s = flush_ms / 1000
         self._batch_max = batch
         self._batch_due = min(batch, BATCH_DUE)
         self._backlog_max = backlog_max
@@ -81,7 +82,7 @@ class Recorder:
         self._wake = threading.Event()
         self._idle = False
         self._closed = False
-        self._hung = False
+        self.hung = False  # whether the database did not answer at the end: nothing more is to be asked of it
         self._thread: threading.Thread | None = None
         self._remains: Remains | None = None
         self._replay: Generator[UsageEvent] | None = None
@@ -151,11 +152,6 @@ class Recorder:
         return self._journal.owns(segment)
 
     @property
-    def hung(self) -> bool:
-        """Whether the database did not answer at the end: nothing more is to be asked of it."""
-        return self._hung
-
-    @property
     def open_requests(self) -> int:
         """Requests whose end is not told yet; after `stop` the next start charges them by their evidence."""
         return self._journal.open_requests
@@ -211,22 +207,22 @@ class Recorder:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(wait_s)
-            self._hung = self._thread.is_alive()
+            self.hung = self._thread.is_alive()
             self._thread = None
         else:
             while self.turn() == 0:
                 pass
-        if not self._hung:
+        if not self.hung:
             while self._work:
                 self._perform()
             if self._remains is not None:
                 self._remains.close()
-        self._journal.close(in_use=self._hung)
+        self._journal.close(in_use=self.hung)
         self._count_unbooked()
 
     def _count_unbooked(self) -> None:
         self.unbooked = self.backlog
-        if self._hung:
+        if self.hung:
             log.error("books: the database does not answer; the end does not wait for it")
         if self.unbooked:
             log.error("books: %d usage events are not booked; %d stay in the journal, booked at the next start", self.unbooked, self.unbooked - self.lost)
@@ -274,7 +270,7 @@ class Recorder:
             return locked_s
         if self._since is None:
             self._since = now
-        due_s = max(0, self._since + self._flush_s - now)
+        due_s = max(0, self._since + self._pace_s - now)
         return due_s if locked_s is None else min(due_s, locked_s)
 
     @property
@@ -283,6 +279,7 @@ class Recorder:
         return self._replay is not None and not (self._read_out and self._waiting.replayed)
 
     def _flush(self) -> None:
+        begun = time.monotonic()
         try:
             if not self._batch:
                 self._fill()
@@ -296,9 +293,12 @@ class Recorder:
         booked = self._set_apart(booked, sifting.locked)
         self._settle_accounts(booked, standings)
         self._journal.sweep()
-        if time.monotonic() - self._synced_at >= SYNC_S:
+        ended = time.monotonic()
+        # Flushes take a tenth of the time at most where few events come: what many tenants cost a flush is shared by more of them then.
+        self._pace_s = max(self._flush_s, min(PACE_S_MAX, 9 * (ended - begun))) if self._flush_s else 0.0
+        if ended - self._synced_at >= SYNC_S:
             self._tell(self._journal.sync)
-            self._synced_at = time.monotonic()
+            self._synced_at = ended
 
     def _set_apart(self, batch: list[Item], locked: list[Item]) -> list[Item]:
         """Let what is locked wait; return the rest."""
@@ -384,7 +384,7 @@ class Recorder:
             perform(together, self._retrying, self._tell)
 
     def _retrying(self, work: Callable[[Session], T]) -> T:
-        if self._hung:
+        if self.hung:
             raise BooksUnavailable("the books are closed")
         return self._db.retrying(work)
 

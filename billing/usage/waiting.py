@@ -19,6 +19,7 @@ from billing.usage.writer import Standing
 Item = tuple[UsageEvent, Segment | None, bool]  # the last: settled by this process, so an account of this process waits for it
 
 POISON = (IntegrityError, DataError, ArithmeticError, ValueError, TypeError, Invalid, NotFound, Conflict)
+NEVER_S = 1e18
 LOCKS_MAX = 24  # waits for a lock in one go; whose turn does not come then waits with those that are locked
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class Waiting:
             first, longest = self._backoff_s
             self.due_s = time.monotonic() + (min(longest, first * 2 ** min(self._tries, 20)) if still else 0.0)
             if still and last:
-                self.due_s = float("inf")
+                self.due_s = NEVER_S
 
     def _add(self, item: Item) -> None:
         self._by_tenant.setdefault(item[0].tenant_id, deque()).append(item)

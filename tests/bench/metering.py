@@ -100,7 +100,7 @@ def main() -> None:
         if server is not None:
             with psycopg.connect(server, autocommit=True) as connection:
                 for setting in ("fsync", "synchronous_commit"):
-                    connection.execute(f"ALTER SYSTEM SET {setting} = on")  # type: ignore[arg-type]
+                    connection.execute(f"ALTER SYSTEM SET {setting} = on")
                 connection.execute("SELECT pg_reload_conf()")
         gateways = []
         for meter in (False, True):

@@ -3,7 +3,6 @@
 Started like `weir`; what it leaves out is what `metering.py` measures.
 """
 
-import sys
 from collections.abc import Awaitable
 from typing import Any
 
@@ -34,15 +33,15 @@ def _free(*_: Any, **__: Any) -> int:
     return 0
 
 
-account.Account.hold = _hold  # type: ignore[method-assign]
-account.Account.settle = _settled  # type: ignore[method-assign]
+account.Account.hold = _hold  # type: ignore[method-assign, assignment]
+account.Account.settle = _settled  # type: ignore[method-assign, assignment]
 account.Account.release = _nothing  # type: ignore[method-assign]
 recorder.Recorder.dispatched = _nothing  # type: ignore[method-assign]
 recorder.Recorder.settled = _nothing  # type: ignore[method-assign]
 recorder.Recorder.progress = _nothing  # type: ignore[method-assign]
-recorder.Recorder.durable = _durable  # type: ignore[method-assign]
+recorder.Recorder.durable = _durable  # type: ignore[method-assign, assignment]
 settle.charge = _free
 settle.Settler._event = _nothing  # type: ignore[method-assign, assignment]
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from billing.credits.burndown import Burn, Charge, burn, spendable_ncr, usable
-from billing.grants.grant import Grant
-from billing.grants.grant import burn_key
+from billing.grants.grant import Grant, burn_key
 from tests.books import grant
 
 TIMES = st.integers(0, 12)

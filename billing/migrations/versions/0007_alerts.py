@@ -8,7 +8,10 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Add what was reached, endpoints and their outbox; and to each account how far the books have looked. What was reached before is found at the next flush."""
+    """Add what was reached, endpoints and their outbox; and to each account how far the books have looked.
+
+    What was reached before is found at the next flush.
+    """
     for column, kind in (("noticed_us", sa.BigInteger()), ("noticed_percent", sa.Integer())):
         op.add_column("credit_account", sa.Column(column, kind, nullable=False, server_default=sa.text("0")))
     op.create_table(
