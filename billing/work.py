@@ -81,7 +81,7 @@ def perform(pieces: Sequence[Piece[Any]], retrying: Callable[[Callable[[Session]
     if len(live) > 1:
         try:
             results = retrying(lambda session: [piece.work(session) for piece in live])
-        except Exception:
+        except Exception:  # whichever of them it is: each is tried by itself, and its asker hears
             log.info("books: %d pieces of work that shared a transaction are done one by one", len(live), exc_info=True)
         else:
             for piece, result in zip(live, results, strict=True):

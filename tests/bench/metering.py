@@ -21,6 +21,10 @@ from typing import Any
 import psycopg
 import yaml
 
+from billing.db import Database
+from billing.operations.keys import issue_key
+from billing.tenants.keys import KeyHasher
+from gateway.config import load_settings, pepper
 from tests.bench.processes import LOAD_CORE, TARGET_CORE, Process, free_port
 from tests.bench.rig import FOLDER, bodies
 from tests.bench.targets import MODEL, ROOT, WEIR, Mock, build
@@ -42,8 +46,7 @@ class Metered:
         weir: list[str | Path] = [WEIR] if meter else [sys.executable, "-m", "tests.bench.unmetered"]
         self.process = Process([*weir, "serve", "--config", config], folder / "weir.log", core=TARGET_CORE, env={"PYTHONPATH": str(ROOT)})
         self.process.wait_ready(self.port, "/ready")
-        keys = [self._key(config, f"t{number}") for number in range(tenants)]
-        (folder / "keys").write_text("\n".join(keys) + "\n")
+        (folder / "keys").write_text("\n".join(issued(config, [f"t{number}" for number in range(tenants)])) + "\n")
 
     def load(self, *arguments: str) -> Row:
         """Load it with every tenant in turn."""
@@ -79,9 +82,14 @@ class Metered:
             },
         }
 
-    def _key(self, config: Path, tenant: str) -> str:
-        done = subprocess.run([WEIR, "key", "issue", tenant, "--quiet", "--config", config], capture_output=True, text=True, timeout=60, check=True)
-        return done.stdout.strip()
+
+def issued(config: Path, tenants: list[str]) -> list[str]:
+    """Issue a key for each tenant, as `weir key issue` does, and return the secrets."""
+    settings = load_settings(config)
+    database, hasher = Database(settings.database_url), KeyHasher(pepper(settings))
+    made = [issue_key(database, hasher, tenant_id=tenant, kind="tenant", name="bench", now_us=time.time_ns() // 1000) for tenant in tenants]
+    database.close()
+    return [one.secret for one in made]
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from billing.usage.event import Lane, UsageEvent, taken
 from billing.usage.records import Dispatched
 from billing.usage.replay import recover
 from billing.usage.writer import book
+from billing.work import Urgency
 from tests.books import event, request_id
 from tests.clock import ManualClock
 from tests.property.reference import Reference
@@ -85,8 +86,7 @@ class Worker:
             self.news.append(lambda: self._certainly(then, result))
             future.set_result(result)
 
-        waited = how.get("urgent") or getattr(how.get("urgency"), "name", "LATER") != "LATER"
-        (self.urgent if waited else self.work).append(do)
+        (self.urgent if how.get("urgency", Urgency.LATER) is not Urgency.LATER else self.work).append(do)
         return future
 
     def _certainly(self, then: Callable[[Any], None] | None, result: Any) -> None:
@@ -137,8 +137,7 @@ class Worker:
 
     def ask(self, key: str, model: str, need: int, *, processes: int) -> None:
         self.processes = processes
-        draw = getattr(self.accounts, "ask", None) or self.accounts._ask  # `load` without its waiting
-        draw(TENANT, Want(key_id=key, project=None, model=model, need_ncr=need), urgent=True)
+        self.accounts._ask(TENANT, Want(key_id=key, project=None, model=model, need_ncr=need), urgent=True)  # `load` without its waiting
 
     def hold(self, key: str, model: str, amount: int) -> bool:
         account = self.accounts.get(TENANT)
