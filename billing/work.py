@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from sqlmodel import Session
 
+from billing.errors import BooksContended, BooksLocked, BooksUnavailable
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -76,11 +78,16 @@ class WorkQueue:
 
 
 def perform(pieces: Sequence[Piece[Any]], retrying: Callable[[Callable[[Session], Any]], Any], tell: Callable[[Callable[[], Any]], None]) -> None:
-    """Do pieces of work in one transaction (`retrying` makes it), and tell how they ended; where one fails, each in one of its own."""
+    """Do pieces of work in one transaction (`retrying` makes it), and tell how they ended; where one of them fails, each in one of its own."""
     live = [piece for piece in pieces if piece.future.set_running_or_notify_cancel()]
     if len(live) > 1:
         try:
             results = retrying(lambda session: [piece.work(session) for piece in live])
+        except BooksUnavailable as error:
+            if not isinstance(error, BooksContended | BooksLocked):  # the database is away, for each of them: it is not asked again so many times
+                for piece in live:
+                    failed(piece, error, tell)
+                return
         except Exception:  # whichever of them it is: each is tried by itself, and its asker hears
             log.info("books: %d pieces of work that shared a transaction are done one by one", len(live), exc_info=True)
         else:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlmodel import Session
 
+from billing.errors import BooksUnavailable
 from billing.work import TOGETHER_MAX, Piece, Urgency, WorkQueue, perform
 
 
@@ -86,3 +87,15 @@ def test_a_failure_is_raised_where_it_is_waited_for() -> None:
     perform([one], once, lambda callback: callback())
     with pytest.raises(ValueError, match="no"):
         one.future.result()
+
+
+def test_a_database_that_is_away_is_asked_once_for_all_of_them() -> None:
+    log: list[str] = []
+    tries: list[int] = []
+
+    def away(_work: Callable[[Session], Any]) -> Any:
+        tries.append(1)
+        raise BooksUnavailable("away")
+
+    perform([piece("a", log, "a"), piece("b", log, "b")], away, lambda callback: callback())
+    assert (log, len(tries)) == (["failed away", "failed away"], 1)
