@@ -129,12 +129,6 @@ def finish(session: Session, delivery: Delivery) -> bool:
     return result.rowcount == 1
 
 
-def get_delivery(session: Session, delivery_id: str) -> Delivery | None:
-    """Return one message, or None."""
-    row = session.connection().execute(select(*_ALL).where(_DELIVERY.c.id == delivery_id)).first()
-    return None if row is None else _delivery(row._mapping)
-
-
 def deliveries(session: Session, webhook_id: str | None, limit: int) -> list[Delivery]:
     """Return the latest messages, to one endpoint or to all, the newest first."""
     query = select(*_ALL).order_by(_DELIVERY.c.created_us.desc(), _DELIVERY.c.id).limit(limit)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import msgspec
-from sqlalchemy import CursorResult, Result, Table, delete, func, select, update
+from sqlalchemy import CursorResult, Result, Table, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
@@ -113,11 +113,6 @@ def put(session: Session, leases: Iterable[Lease]) -> None:
 def lower(session: Session, replica_id: str, amounts: Mapping[tuple[str, str], int]) -> None:
     """Take ncr off a process's leases, by (tenant, purse), down to 0: what they have not is taken from no one."""
     _LOWER.run(session.connection(), [(tenant, purse, replica_id, amount) for (tenant, purse), amount in sorted(amounts.items())])
-
-
-def total(session: Session) -> int:
-    """Return what is set aside altogether, in ncr."""
-    return int(session.connection().execute(select(func.coalesce(func.sum(_LEASE.c.amount_ncr), 0))).scalar_one())
 
 
 def _count(result: Result[tuple[()]]) -> int:

@@ -5,7 +5,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, Table, case, func, select, text, true
+from sqlalchemy import Row, Table, case, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
@@ -153,28 +153,12 @@ def newest_us(session: Session) -> int | None:
     return found
 
 
-def past_since(session: Session, tenant_id: str, since_us: int) -> int:
-    """Return what a tenant's requests that started since an instant used past its credits, in ncr."""
-    past = func.sum(col(UsageEventRow.charge_ncr) - col(UsageEventRow.cover_ncr))
-    found = session.execute(select(past).where(col(UsageEventRow.tenant_id) == tenant_id, col(UsageEventRow.started_us) >= since_us)).scalar_one()
-    return int(found or 0)
-
-
 def sums(session: Session) -> dict[str, Sums]:
     """Add up every tenant's events."""
-    return _sums(session, true())
-
-
-def sums_since(session: Session, tenant_id: str, since_us: int) -> Sums:
-    """Add up a tenant's events that started since an instant."""
-    return _sums(session, (_TABLE.c.tenant_id == tenant_id) & (_TABLE.c.started_us >= since_us)).get(tenant_id, Sums())
-
-
-def _sums(session: Session, where: ColumnElement[bool]) -> dict[str, Sums]:
     c = _TABLE.c
     past = c.charge_ncr - c.cover_ncr
     parts = (c.charge_ncr, c.cover_ncr, c.covered_ncr, case((c.lane == "slow", past), else_=0), case((c.lane == "fast", past), else_=0))
-    query = select(c.tenant_id, func.count(), *(func.sum(part) for part in parts)).where(where).group_by(c.tenant_id)
+    query = select(c.tenant_id, func.count(), *(func.sum(part) for part in parts)).group_by(c.tenant_id)
     names = Sums.__struct_fields__
     return {row[0]: Sums(**{name: int(value) for name, value in zip(names, row[1:], strict=True)}) for row in session.execute(query)}
 
