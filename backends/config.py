@@ -11,9 +11,21 @@ from pkgutil import iter_modules
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints, field_validator, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+SLOTS_MAX = 100_000
+
+
+def _slots(value: object) -> object:
+    """Say in one sentence what is wrong, where a union of types would say it once for each."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if number != "auto" and (type(number) is not int or not 1 <= number <= SLOTS_MAX):
+        raise ValueError(f"must be a whole number between 1 and {SLOTS_MAX}, or auto, not `{value}`")
+    return number
+
+
+LOAD_PROVIDERS = frozenset({"vllm"})  # those whose servers say how loaded they are
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -58,15 +70,16 @@ class ReplicaConfig(Strict):
 class BackendConfig(Strict):
     """One backend: replicas that are the same to a client, and how to speak to them.
 
-    `slots` is how many requests it is given at once. `priority_scheduling` left out: sent
-    where the server is seen to take it (vLLM only; some versions take it and ignore it unless run with `--scheduling-policy priority`).
+    `slots` is how many requests it is given at once, by all processes together; `auto`: as many as its engines are seen to run at once (`load.py`).
+    `priority_scheduling` left out: sent where the server is seen to take it (vLLM only; some versions take it and ignore it unless run with
+    `--scheduling-policy priority`).
     """
 
     provider: Name = "openai_compatible"
     vendor: Name | None = None
     urls: tuple[ReplicaConfig, ...] = ()
     api_key: SecretStr | None = None
-    slots: int = Field(default=64, ge=1, le=100_000)
+    slots: Annotated[int | Literal["auto"], BeforeValidator(_slots)] = 64
     picker: Name = "least_loaded"
     priority_scheduling: bool | None = None
     on_disconnect: Literal["cancel", "drain"] = "cancel"
@@ -99,6 +112,8 @@ class BackendConfig(Strict):
                 raise ValueError("the echo answers in this process: it has no urls")
         elif not self.urls and self.vendor is None:
             raise ValueError("give `urls` (such as http://127.0.0.1:8000/v1), or a `vendor` whose address is known")
+        if self.slots == "auto" and self.provider not in LOAD_PROVIDERS:
+            raise ValueError(f"`slots: auto` is learned from an engine's metrics, which {self.provider} has none of: give a number, or `provider: vllm`")
         if len({replica.url for replica in self.urls}) != len(self.urls):
             raise ValueError("the same url twice in `urls`: use `weight`")
         return self

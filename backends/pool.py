@@ -6,6 +6,7 @@ answered: a connection that could not be made, or was lost before the first byte
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -13,6 +14,7 @@ from backends import health
 from backends.config import BackendConfig
 from backends.errors import BackendError, BadAnswer, BadConfig, Saturated, TimedOut, Unreachable
 from backends.health import Facts
+from backends.load import Learner, Load, read_load
 from backends.pickers import build_picker
 from backends.provider import Call, Provider, Target
 from backends.providers import build_provider
@@ -25,6 +27,8 @@ VENDOR_PROBE_S = 60.0
 DOWN_PROBE_S = 1.0
 PROBE_TIMEOUTS = Timeouts(connect_s=2.0, first_byte_s=3.0, idle_s=3.0, total_s=6.0)
 LEARN_TIMEOUTS = Timeouts(connect_s=2.0, first_byte_s=10.0, idle_s=5.0, total_s=15.0)  # one token behind everybody else takes a while
+LOAD_TIMEOUTS = Timeouts(connect_s=1.0, first_byte_s=1.0, idle_s=1.0, total_s=2.0)
+LOAD_EVERY_S = 1.0
 COUNT_TIMEOUTS = Timeouts(connect_s=1.0, first_byte_s=2.0, idle_s=2.0, total_s=2.0)  # somebody waits for it: an estimate will do
 SICK = frozenset((502, 503, 504))  # the server is at fault; a 500 may be the request's
 
@@ -86,6 +90,9 @@ class Pool:
         self._facts: dict[str, Facts] = {}  # by replica
         self._missed: dict[str, int] = {}  # probes in a row, by replica
         self._broken_by: set[str] = set()  # exceptions of probes that were logged
+        self._learners = {replica.name: Learner() for replica in self.replicas} if config.slots == "auto" else {}
+        self._loads: dict[str, Load] = {}  # by replica, where slots are learned
+        self._mute: set[str] = set()  # replicas that do not say how loaded they are, and were logged for it
         self._key = None if config.api_key is None else config.api_key.get_secret_value()
         limits = config.timeouts
         self._timeouts = Timeouts(connect_s=limits.connect_s, first_byte_s=limits.first_byte_s, idle_s=limits.idle_s, total_s=limits.total_s)
@@ -97,6 +104,17 @@ class Pool:
         """Whether any replica may be used now."""
         now_s = self._monotonic_s()
         return any(health.usable(replica, now_s) for replica in self.replicas)
+
+    @property
+    def slots(self) -> int:
+        """How many requests it should have at once, from all processes together: what is configured or learned, for the replicas that may be used now."""
+        now_s = self._monotonic_s()
+        usable = [replica for replica in self.replicas if health.usable(replica, now_s)] or self.replicas
+        if self.config.slots == "auto":
+            return sum(self._learners[replica.name].limit for replica in usable)
+        if len(usable) == len(self.replicas):
+            return self.config.slots
+        return max(1, math.ceil(self.config.slots * sum(one.weight for one in usable) / sum(one.weight for one in self.replicas)))
 
     @property
     def inflight(self) -> int:
@@ -115,6 +133,16 @@ class Pool:
             return self.config.priority_scheduling
         facts = self._facts.get(replica.name)
         return facts is not None and facts.takes_priority is True
+
+    def _priorities(self, replica: Replica) -> str:
+        """Say for the log whether it is sent priorities, and how that is known."""
+        declared = self.config.priority_scheduling
+        if declared is not None:
+            return f"{'sent' if declared else 'not sent'}, as priority_scheduling says"
+        seen = self._facts[replica.name].takes_priority
+        if seen is None:
+            return "not sent" if not self.provider.own_servers else "not sent until it is seen to take them"
+        return "sent, it takes them (run with --scheduling-policy priority, or it ignores them)" if seen else "not sent, it refuses them"
 
     def context_tokens(self, model: str) -> int | None:
         """Return the least context (tokens) that the replicas gave for a model; one that serves a single model means it under any name."""
@@ -205,6 +233,14 @@ class Pool:
     async def watch(self, side: Transport | None = None) -> None:
         """Probe the replicas until cancelled: all at once, each round, and every second while one is out. Learns what they are when first seen."""
         transport = self.provider.transport or side or self.transport
+        learning = asyncio.create_task(self._follow_load(transport)) if self._learners else None
+        try:
+            await self._watch(transport)
+        finally:
+            if learning is not None:
+                learning.cancel()
+
+    async def _watch(self, transport: Transport) -> None:
         every_s = self.config.probe_every_s or (OWN_PROBE_S if self.provider.own_servers else VENDOR_PROBE_S)
         while True:
             alive = await asyncio.gather(*(self._probe_safely(replica, transport) for replica in self.replicas))
@@ -246,6 +282,33 @@ class Pool:
             self._facts.pop(replica.name, None)
         return False
 
+    async def _follow_load(self, transport: Transport) -> None:
+        """Look at every replica's load every second, until cancelled."""
+        while True:
+            await asyncio.gather(*(self._look(replica, transport) for replica in self.replicas))
+            await asyncio.sleep(LOAD_EVERY_S)
+
+    async def _look(self, replica: Replica, transport: Transport) -> None:
+        """Learn from a replica's load. One that does not say it keeps its limit, and that is logged once."""
+        exchange = self.provider.load_exchange(self._side(replica, "", LOAD_TIMEOUTS))
+        assert exchange is not None  # the configuration takes `auto` only where there is one
+        try:
+            status, body = await health.ask(transport, exchange)
+            load = read_load(body) if status == 200 else Load()
+            why = f"{exchange.path} answered {status}"
+        except Exception as error:  # noqa: BLE001 - a server may answer anything; it is logged below, and teaches nothing
+            load, why = Load(), str(error) or type(error).__name__
+        learner, before = self._learners[replica.name], self._loads.get(replica.name)
+        self._loads[replica.name] = load
+        if load.running is None or load.waiting is None:
+            if replica.name not in self._mute:
+                self._mute.add(replica.name)
+                log.warning("backend %s: %s does not say how loaded it is, its slots stay %d: %s", self.name, replica.name, learner.limit, why)
+            return
+        self._mute.discard(replica.name)
+        if learner.heard(load) or before is None:
+            log.info("backend %s: %s is given %d requests at once (%d run in it, %d wait)", self.name, replica.name, learner.limit, load.running, load.waiting)
+
     async def _learn(self, replica: Replica, transport: Transport) -> None:
         """Ask one of the operator's own servers what it is, unless it has said so."""
         target = self._side(replica, "", LEARN_TIMEOUTS)
@@ -257,8 +320,8 @@ class Pool:
         self._facts[replica.name] = facts
         if facts != known:
             log.info(
-                "backend %s: %s serves %.500s; context %.500s tokens; takes priorities: %s",
-                self.name, replica.name, ", ".join(facts.models) or "?", dict(facts.context_tokens) or "?", self._takes_priority(replica),
+                "backend %s: %s serves %.500s; context %.500s tokens; priorities: %s",
+                self.name, replica.name, ", ".join(facts.models) or "?", dict(facts.context_tokens) or "?", self._priorities(replica),
             )  # fmt: skip
 
     def _take(self, tried: list[str]) -> Replica | None:

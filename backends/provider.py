@@ -55,7 +55,7 @@ class Call(msgspec.Struct, kw_only=True):
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Where one attempt goes: a replica, the model's name there, and the engine priority to ask for (None: do not say; lower runs earlier).
 
-    `flex`: buy the vendor's cheap, slow tier if it sells one and the client named none.
+    `flex`: buy the vendor's cheap, slow tier if it sells one and the client has bought none.
     """
 
     replica: Replica
@@ -72,6 +72,7 @@ class Provider(Protocol):
     transport: Transport | None  # a provider that needs no socket brings its own; None: the process's
     counts_every_choice: bool  # False: with n > 1 its output count is of one choice only, so the output has to be estimated
     sells_tiers: bool  # a service tier that the client asks for is passed on, so that it may be served and has to be paid
+    flex_tier: str | None  # what buys the vendor's cheap, slow tier, as `service_tier`; None: it sells none
     own_servers: bool  # servers that the operator runs: probed often, and asked at start what they are
 
     def exchange(self, call: Call, target: Target) -> Exchange:
@@ -96,6 +97,14 @@ class Provider(Protocol):
 
     def error_code(self, status: int, kind: str | None, message: str) -> str | None:
         """Return OpenAI's own `code` for a refusal whose server names none, by the error's `type` (`kind`) and message; None: leave it as it is."""
+        ...
+
+    def flex_refused(self, status: int, code: str | None) -> bool:
+        """Tell whether a refusal only says that the cheap tier has no room now, so that the request may be sent again without it."""
+        ...
+
+    def load_exchange(self, target: Target) -> Exchange | None:
+        """Write the request that shows how loaded a server is (`load.read_load` reads its answer); None where the dialect has none."""
         ...
 
     def health_exchange(self, target: Target) -> Exchange | None:

@@ -21,6 +21,7 @@ from backends.vendors import PLAIN, Vendor
 USER_AGENT = f"weir/{version('weir-gateway')}"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 TOO_LONG = "context_length_exceeded"
+FLEX_NO_ROOM = "resource_unavailable"
 _SAYS_TOO_LONG = re.compile(r"maximum (?:context|model) length")  # OpenAI itself, vLLM, SGLang, TGI, and the vendors that run them
 _AUTH = {"bearer": ("authorization", "Bearer "), "api-key": ("api-key", ""), "x-api-key": ("x-api-key", "")}
 # What the dialect itself sells beside tokens: a dearer tier, searches. No client switches these on, but for a tier that its model's rate prices.
@@ -43,6 +44,7 @@ class OpenAIDialect:
         self.vendor = vendor
         self._withheld = self.withheld | vendor.withholds
         self.sells_tiers: bool = not self.own_servers and "service_tier" not in vendor.withholds and self._takes("service_tier")
+        self.flex_tier: str | None = None if self.own_servers or not self._takes("service_tier") else vendor.flex
 
     def exchange(self, call: Call, target: Target) -> Exchange:
         """Write the request: the client's members in their order, but for the model, forced stream options, and what the vendor does not take."""
@@ -76,8 +78,8 @@ class OpenAIDialect:
         changed: dict[str, msgspec.Raw | bytes] = {"model": msgspec.json.encode(target.model)}
         if call.stream:
             changed["stream_options"] = stream_options(call.members.get("stream_options"), **self.forced_in_streams)
-        if target.flex and self.vendor.flex is not None and "service_tier" not in call.members:
-            changed["service_tier"] = msgspec.json.encode(self.vendor.flex)
+        if target.flex and self.flex_tier is not None and call.service_tier is None:
+            changed["service_tier"] = msgspec.json.encode(self.flex_tier)
         return changed
 
     def _members(self, call: Call, target: Target) -> Iterator[tuple[str, msgspec.Raw | bytes]]:
@@ -125,6 +127,10 @@ class OpenAIDialect:
         """Return OpenAI's code for a refusal that a server words without one: so far, a prompt that is too long."""
         return TOO_LONG if 400 <= status < 500 and _SAYS_TOO_LONG.search(message) else None
 
+    def flex_refused(self, status: int, code: str | None) -> bool:
+        """OpenAI documents 429 `resource_unavailable` where its flex tier has no room, and that it is not charged; a 408 is a time-out, and no such word."""
+        return status == 429 and code == FLEX_NO_ROOM
+
     def count_exchange(self, text: str, target: Target) -> Exchange | None:
         """The dialect has no way to count tokens."""
         return None
@@ -140,6 +146,10 @@ class OpenAIDialect:
     def models_exchange(self, target: Target) -> Exchange | None:
         """Ask for the models, where the vendor lists them."""
         return self.get(f"{target.replica.base_path}/models", target) if self.vendor.models else None
+
+    def load_exchange(self, target: Target) -> Exchange | None:
+        """The dialect says nothing of a server's load."""
+        return None
 
     def priority_exchange(self, target: Target) -> Exchange | None:
         """The dialect has no priorities."""

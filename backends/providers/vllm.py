@@ -53,6 +53,10 @@ class VLLM(OpenAIDialect):
         """Ask /health, which fails when the engine is dead."""
         return self.get(beside_v1(target.replica.base_path, "health"), target)
 
+    def load_exchange(self, target: Target) -> Exchange | None:
+        """Ask for the engine's metrics."""
+        return self.get(beside_v1(target.replica.base_path, "metrics"), target)
+
     def priority_exchange(self, target: Target) -> Exchange | None:
         """Complete one token behind everybody else: 200 where the server takes a priority, 400 where it does not."""
         body = {"model": target.model, "prompt": ".", "max_tokens": 1, "temperature": 0, "priority": 1_000_000}

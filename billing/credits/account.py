@@ -118,6 +118,11 @@ class Account:
         return sum(part.unflushed_ncr for part in self._parts.values() if not part.name.startswith(CAP))
 
     @property
+    def left_ncr(self) -> int:
+        """What the books had left last, over all purses and ceilings: only grants, expiries and the books' own corrections raise it."""
+        return sum(part.left_ncr for part in self._parts.values())
+
+    @property
     def busy(self) -> bool:
         """Whether dropping this account would forget an open request, a hold or a settlement."""
         return self.open_requests != 0 or self._past_unflushed != 0 or any(part.busy for part in self._parts.values())

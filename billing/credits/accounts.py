@@ -114,6 +114,7 @@ class Accounts:
         self._calling: dict[str, asyncio.Task[None]] = {}
         self._changed: set[str] = set()  # tenants whose account is being read because something of them changed
         self._failures = 0  # draws that failed since one succeeded
+        self.on_more: Callable[[str], None] | None = None  # hears a tenant that has more than before: a grant has come
         books.on_flushed = self.flushed
 
     def __len__(self) -> int:
@@ -328,7 +329,10 @@ class Accounts:
             self._accounts[tenant_id] = Account(snapshot)
             self._evict()
         else:
+            before_ncr = account.left_ncr
             account.reloaded(snapshot)
+            if account.left_ncr > before_ncr and self.on_more is not None:
+                self.on_more(tenant_id)
             if tenant_id in self._changed:
                 self._called_back(account)
 

@@ -30,13 +30,17 @@ _LOWER = Change(
 
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True):
-    """A running process, as the books know it. A beat is a random number that only it can have told: two that believe to be one are told apart by it."""
+    """A running process, as the books know it. A beat is a random number that only it can have told: two that believe to be one are told apart by it.
+
+    `note` is what it lets the others know: text that means nothing here.
+    """
 
     id: str
     beat: int
     host: str
     pid: int
     started_us: int
+    note: str | None = None
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +58,11 @@ def register(session: Session, replica: Replica) -> None:
     session.connection().execute(_REPLICA.insert().values(msgspec.structs.asdict(replica)))
 
 
-def beat(session: Session, replica_id: str, last: Iterable[int], new: int) -> bool:
-    """Say that a process still runs: its beat becomes `new` if it is one of those it may have told last. False when it was taken for dead, or is
-    another of the same id.
+def beat(session: Session, replica_id: str, last: Iterable[int], new: int, note: str | None = None) -> bool:
+    """Say that a process still runs: its beat becomes `new`, with a note beside it, if it is one of those it may have told last. False when it was taken
+    for dead, or is another of the same id.
     """
-    told = update(_REPLICA).where(_REPLICA.c.id == replica_id, _REPLICA.c.beat.in_(list(last))).values(beat=new)
+    told = update(_REPLICA).where(_REPLICA.c.id == replica_id, _REPLICA.c.beat.in_(list(last))).values(beat=new, note=note)
     return _count(session.connection().execute(told)) == 1
 
 

@@ -7,7 +7,7 @@ from sqlmodel import Field, SQLModel
 
 
 class ReplicaRow(SQLModel, table=True):
-    """One running process. `beat` changes while it lives; nobody compares clocks."""
+    """One running process. `beat` changes while it lives; nobody compares clocks. `note` is what it lets the others know; the books do not read it."""
 
     __tablename__: ClassVar[str] = "replica"
     id: str = Field(primary_key=True)
@@ -15,6 +15,7 @@ class ReplicaRow(SQLModel, table=True):
     host: str
     pid: int
     started_us: int = Field(sa_type=BigInteger)
+    note: str | None = None
 
 
 class LeaseRow(SQLModel, table=True):

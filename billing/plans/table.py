@@ -5,7 +5,7 @@ A version is never updated: changing a plan adds one, and a subscription names t
 
 from typing import ClassVar
 
-from sqlalchemy import JSON, BigInteger, ForeignKeyConstraint, false, text
+from sqlalchemy import JSON, BigInteger, ForeignKeyConstraint, false, text, true
 from sqlmodel import Field, SQLModel
 
 
@@ -43,6 +43,11 @@ class PlanVersionRow(SQLModel, table=True):
     fallback_model: str | None = None
     slow_weight: int = Field(default=1, sa_column_kwargs={"server_default": text("1")})
     glide_percent: int = Field(default=10, sa_column_kwargs={"server_default": text("10")})
+    slow_delay_ms: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    slow_tokens_per_second: int | None = None
+    slow_priority: int = Field(default=10, sa_column_kwargs={"server_default": text("10")})
+    slow_flex: bool = Field(default=True, sa_column_kwargs={"server_default": true()})
+    spill_after_ms: int | None = None
     on_database_loss: str = Field(default="slow", sa_column_kwargs={"server_default": text("'slow'")})
 
 

@@ -18,6 +18,10 @@ _RANGES = (
     ("glide_percent", 0, 100),
     ("fast_concurrency", 1, 100_000),
     ("slow_concurrency", 1, 100_000),
+    ("slow_delay_ms", 0, 600_000),
+    ("slow_tokens_per_second", 1, 100_000),
+    ("slow_priority", 1, 1_000_000),
+    ("spill_after_ms", 0, 600_000),
     ("requests_per_minute", 1, _INT_MAX),
     ("tokens_per_minute", 1, NCR_MAX),
     ("monthly_fee_minor", 0, 10**15),
@@ -30,6 +34,11 @@ class PlanTerms(msgspec.Struct, frozen=True, kw_only=True):
     `allowance_ncr` is the tenant's a period, `seat_allowance_ncr` each active key's own; of what is left of the former at the period's end, at
     most `rollover_cap_ncr` stays for one more. `weight` is the share of a busy backend with credits, `slow_weight` without; over the last
     `glide_percent` of the credits the one falls to the other. `activate_on_first_use`: the months begin with the first request.
+
+    What slow means beside the weight: at most `slow_concurrency` requests at once, more while nobody else wants the slots; a `slow_priority` inside
+    engines that schedule by it (lower runs earlier; with credits it is 0); the vendor's flex tier where it sells one and `slow_flex`; each request
+    held back for `slow_delay_ms` (then the plan is paced: slow also where all is idle, and nothing is borrowed); a stream's text at
+    `slow_tokens_per_second`. With credits, a request that has waited `spill_after_ms` for its model's first backend may go to the next one.
     """
 
     plan: str
@@ -46,6 +55,11 @@ class PlanTerms(msgspec.Struct, frozen=True, kw_only=True):
     glide_percent: int = 10
     fast_concurrency: int | None = None
     slow_concurrency: int = 2
+    slow_delay_ms: int = 0
+    slow_tokens_per_second: int | None = None
+    slow_priority: int = 10
+    slow_flex: bool = True
+    spill_after_ms: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     allowed_models: frozenset[str] | None = None
@@ -78,6 +92,11 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     glide_percent: int
     fast_concurrency: int | None
     slow_concurrency: int
+    slow_delay_ms: int
+    slow_tokens_per_second: int | None
+    slow_priority: int
+    slow_flex: bool
+    spill_after_ms: int | None
     requests_per_minute: int | None
     tokens_per_minute: int | None
     allowed_models: frozenset[str] | None
@@ -127,15 +146,25 @@ def check_terms(terms: PlanTerms) -> None:
         fallback_model=terms.fallback_model,
         allowed_models=terms.allowed_models,
         weights=(terms.weight, terms.slow_weight),
+        seats=(terms.fast_concurrency, terms.slow_concurrency),
         rolls_over=bool(terms.rollover_cap_ncr) and not terms.allowance_ncr,
     ):
         raise Invalid(fault[0], f"{fault[0]}: {fault[1]}")
 
 
 def incoherent(
-    *, on_exhausted: str, fallback_model: str | None, allowed_models: frozenset[str] | None, weights: tuple[int, int], rolls_over: bool
+    *,
+    on_exhausted: str,
+    fallback_model: str | None,
+    allowed_models: frozenset[str] | None,
+    weights: tuple[int, int],
+    seats: tuple[int | None, int],
+    rolls_over: bool,
 ) -> tuple[str, str] | None:
-    """Say which field does not go with the others, and why; None where they fit. `rolls_over`: a cap is given and nothing to roll over."""
+    """Say which field does not go with the others, and why; None where they fit.
+
+    `weights` and `seats` (requests at once): with credits, without. `rolls_over`: a cap is given and nothing to roll over.
+    """
     if on_exhausted == "fallback" and not fallback_model:
         return "fallback_model", "is missing: on_exhausted fallback serves requests past the credits by another model, this one"
     if on_exhausted != "fallback" and fallback_model is not None:
@@ -144,6 +173,8 @@ def incoherent(
         return "fallback_model", f"`{fallback_model}` is not among the plan's allowed_models"
     if weights[1] > weights[0]:
         return "slow_weight", f"{weights[1]} is more than weight {weights[0]}: a request without credits would outrank one with them"
+    if seats[0] is not None and seats[1] > seats[0]:
+        return "slow_concurrency", f"{seats[1]} is more than fast_concurrency {seats[0]}: a tenant without credits would get more slots than with them"
     if rolls_over:
         return "rollover_cap", "without credits there is nothing to roll over"
     return None

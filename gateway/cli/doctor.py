@@ -140,7 +140,7 @@ def _workers(settings: Settings) -> str:
             pass
     except Failure as error:
         raise Fault(str(error)) from None
-    if short := [name for name, backend in settings.backends.items() if backend.slots < count]:
+    if short := [name for name, backend in settings.backends.items() if backend.slots != "auto" and backend.slots < count]:
         raise Fault(f"{', '.join(short)}: fewer `slots` than the {count} workers, which take one at least; raise them, or lower server.workers")
     cores = os.cpu_count() or 1
     return f"{count} configured, each with a share of every backend's slots" + (f"; more than the {cores} cores here" if count > cores else "")

@@ -155,15 +155,9 @@ class Worker:
                 return await process.wait()
 
 
-def fields_of(settings: Settings, index: int) -> dict[str, Any]:
-    """Return the settings of one worker: all of them, with its share of every backend's slots, so that the workers' sum is what was configured.
-
-    Each has one at least, or its requests would wait for ever.
-    """
-    count = settings.server.workers
-    shares = {name: max(1, backend.slots // count + (index < backend.slots % count)) for name, backend in settings.backends.items()}
-    backends = {name: backend.model_copy(update={"slots": shares[name]}) for name, backend in settings.backends.items()}
-    return {name: getattr(settings, name) for name in Settings.model_fields} | {"backends": backends}
+def fields_of(settings: Settings) -> dict[str, Any]:
+    """Return the settings of a worker: all of them. What they share, such as a backend's slots, they share out among themselves."""
+    return {name: getattr(settings, name) for name in Settings.model_fields}
 
 
 class Workers:
@@ -173,7 +167,7 @@ class Workers:
         count = settings.server.workers
         self.stopping = asyncio.Event()
         self._tally = Tally(tally_of(folder), count, create=True)
-        self.all = [Worker(Brief(index, count, folder, fields_of(settings, index)), listener, self.stopping, self._begun) for index in range(count)]
+        self.all = [Worker(Brief(index, count, folder, fields_of(settings)), listener, self.stopping, self._begun) for index in range(count)]
         self._children = children
         self._grace_s = settings.server.shutdown_grace_s
         self._told: Figures = {}

@@ -18,6 +18,7 @@ V = TypeVar("V")
 
 SLUG = r"^[a-z0-9][a-z0-9-]{0,62}$"
 MODEL = r"^[!-~]{1,256}$"
+SLOW_SEATS = 2
 
 
 def _text(value: object) -> object:
@@ -100,8 +101,21 @@ class PlanForm(Form):
     weight: int = Field(1, ge=1, le=1000, description="share of a busy backend, against other tenants")
     slow_weight: int = Field(1, ge=1, le=1000, description="the same without credits; at most `weight`")
     glide_percent: int = Field(10, ge=0, le=100, description="over the last so many percent of the credits `weight` falls to `slow_weight`")
-    fast_concurrency: int | None = Field(None, ge=1)
-    slow_concurrency: int = Field(2, ge=1)
+    fast_concurrency: int | None = Field(None, ge=1, description="requests at once in the fast lane; absent: any number")
+    slow_concurrency: int | None = Field(
+        None, ge=1, description="the same in the slow lane, and more while nobody else wants the slots; absent: 2, or `fast_concurrency` if that is less"
+    )
+    slow_delay_ms: int = Field(0, ge=0, le=600_000, description="paced: how long each request is held back in the slow lane, also where all is idle")
+    slow_tokens_per_second: int | None = Field(
+        None, ge=1, le=100_000, description="how fast the text of a stream comes in the slow lane; absent: as it is made"
+    )
+    slow_priority: int = Field(
+        10, ge=1, le=1_000_000, description="in the slow lane, place in an engine that schedules by priority: lower is earlier, fast is 0"
+    )
+    slow_flex: bool = Field(True, description="the slow lane buys a vendor's cheap, slow tier where it sells one")
+    spill_after_ms: int | None = Field(
+        None, ge=0, le=600_000, description="a fast request that has waited so long may go to the model's next backend; absent: it waits, slow ones always do"
+    )
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     allowed_models: list[PublicName] | None = Field(None, description="absent: every model")
@@ -128,10 +142,14 @@ class PlanForm(Form):
             fallback_model=self.fallback_model,
             allowed_models=None if self.allowed_models is None else frozenset(self.allowed_models),
             weights=(self.weight, self.slow_weight),
+            seats=(self.fast_concurrency, self._slow_seats()),
             rolls_over=bool(self.rollover_cap and parse_credits(self.rollover_cap)) and not parse_credits(self.credits),
         ):
             raise ValueError(f"{fault[0]} {fault[1]}")
         return self
+
+    def _slow_seats(self) -> int:
+        return min(SLOW_SEATS, self.fast_concurrency or SLOW_SEATS) if self.slow_concurrency is None else self.slow_concurrency
 
     def terms(self, plan: str) -> PlanTerms:
         """Return the books' own form of these terms."""
@@ -149,7 +167,12 @@ class PlanForm(Form):
             slow_weight=self.slow_weight,
             glide_percent=self.glide_percent,
             fast_concurrency=self.fast_concurrency,
-            slow_concurrency=self.slow_concurrency,
+            slow_concurrency=self._slow_seats(),
+            slow_delay_ms=self.slow_delay_ms,
+            slow_tokens_per_second=self.slow_tokens_per_second,
+            slow_priority=self.slow_priority,
+            slow_flex=self.slow_flex,
+            spill_after_ms=self.spill_after_ms,
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
             allowed_models=None if self.allowed_models is None else frozenset(self.allowed_models),
@@ -176,6 +199,11 @@ def plan_figures(terms: PlanTerms) -> dict[str, Any]:
         "glide_percent": terms.glide_percent,
         "fast_concurrency": terms.fast_concurrency,
         "slow_concurrency": terms.slow_concurrency,
+        "slow_delay_ms": terms.slow_delay_ms,
+        "slow_tokens_per_second": terms.slow_tokens_per_second,
+        "slow_priority": terms.slow_priority,
+        "slow_flex": terms.slow_flex,
+        "spill_after_ms": terms.spill_after_ms,
         "requests_per_minute": terms.requests_per_minute,
         "tokens_per_minute": terms.tokens_per_minute,
         "allowed_models": None if terms.allowed_models is None else sorted(terms.allowed_models),

@@ -60,13 +60,15 @@ class LaneSettings(Section):
 
     depth_max: int = Field(1024, ge=0, description="a request that finds this many waiting gets 429")
     wait_ms_max: int = Field(30_000, ge=0, description="a request that waited this long gets 429")
+    age_ms_max: int = Field(30_000, ge=0, description="a tenant that has gone without a slot for this long is next in its lane, whatever its weight")
 
 
 class LanesSettings(Section):
     """The queue in front of every backend."""
 
-    fast: LaneSettings = LaneSettings()
-    slow: LaneSettings = LaneSettings(depth_max=512, wait_ms_max=120_000)
+    fast: LaneSettings = LaneSettings(age_ms_max=10_000)
+    slow: LaneSettings = LaneSettings(depth_max=512, wait_ms_max=120_000, age_ms_max=60_000)
+    comment_every_s: float = Field(15.0, ge=1, description="a stream that waits gets a comment this often, so that nothing on its way takes it for dead")
 
 
 class BooksSettings(Section):
@@ -86,7 +88,7 @@ class LeasesSettings(Section):
     """How processes share a tenant's credits."""
 
     term_s: float = Field(30.0, gt=0, description="a process that has not been heard of for this long has lost what it had set aside")
-    beat_s: float = Field(5.0, gt=0, description="how often a process says that it lives; a sixth of the term lets some go astray")
+    beat_s: float = Field(2.0, gt=0, description="how often a process says that it lives and what slots it needs, and hears it of the others")
     credits_max: PositiveCredits = Field(
         "100000", description="at most so many credits of a tenant are set aside for one process beforehand: what its crash strands"
     )

@@ -39,7 +39,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def said(reserved: Reserved, attempt: "Attempt", raw: msgspec.Raw | None, *, final: bool, tier: msgspec.Raw | None = None) -> Said:
-    """Read a usage object, and the service tier that stands beside it. Damage is as good as nothing said, and is logged.
+    """Read a usage object, and the service tier that stands beside it (`tier`: only where one was bought). Damage is as good as nothing said, and is logged.
 
     With several choices or prompts, usage before the end is of one of them only (vLLM's continuous usage), and some servers never sum.
     """
@@ -51,7 +51,7 @@ def said(reserved: Reserved, attempt: "Attempt", raw: msgspec.Raw | None, *, fin
     except BadAnswer as error:
         log.error("request %s: %s; its usage is estimated", received.call.request_id, error)
         return Said(counts_output=counts_output)
-    if received.call.service_tier is not None and (served := tier_of(tier)) is not None:  # nobody else's tier decides anything
+    if tier is not None and (served := tier_of(tier)) is not None:
         usage = msgspec.structs.replace(usage or Usage(), service_tier=served)
     if usage is None or not counts_output:  # every server seen sums the inputs of a batch
         return Said(usage=usage, counts_output=counts_output)

@@ -1,40 +1,158 @@
-"""Reserved -> Queued: a slot at the backend's gate, in the lane that the credits bought."""
+"""Reserved -> Queued: a slot at a backend's gate, in the lane that the credits bought.
 
+A request waits at its model's first backend. While it does, a stream is told so by comments, so that nothing on its way takes it for dead; a
+fast one may spill over to the next backend, where its plan pays for that; a slow one is called back when its tenant has credits again. In a paced
+plan a slow one is held back first. Whoever has entered leaves, on every path.
+"""
+
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gateway.errors import SlowDown
+from gateway.flow import disclose
 from gateway.flow.settle import INPUT_WEIGHT, OUTPUT_WEIGHT, Settler
-from gateway.lanes.gate import Gate
+from gateway.flow.states import Client, Place, Reserved
 from gateway.lanes.queue import Ticket
-from gateway.lanes.standing import Lane, weight_of
+from gateway.lanes.standing import Lane, seats_of, weight_of
 
 if TYPE_CHECKING:
+    from backends.planner import Attempt
     from gateway.services import Services
 
+LOOK_S = 0.25  # how often a request that may spill over looks whether another backend has a slot
 
-async def enter(services: "Services", settler: Settler, gate: Gate) -> Ticket:
-    """Wait for a slot. Raises `SlowDown`. The ticket must come back through `leave`."""
-    reserved = settler.reserved
-    terms = reserved.admitted.terms
-    fast = reserved.lane is Lane.FAST
-    ticket = Ticket(
+
+async def enter(services: "Services", settler: Settler, attempts: Sequence["Attempt"], client: Client) -> Place | None:
+    """Wait for a slot at the first of the attempts, or, for one that may spill over, at whichever has one first. It must come back through `leave`.
+
+    None: the tenant has credits again, so the request is to be reserved anew. Raises `SlowDown`.
+    """
+    attempt, reserved = attempts[0], settler.reserved
+    place = Place(attempt, services.gates[attempt.backend], _ticket(reserved))
+    delayed = reserved.lane is Lane.SLOW and reserved.admitted.terms.slow_delay_ms and not settler.attempts
+    if not delayed and place.gate.enter_if_free(place.ticket):
+        services.metrics.waited(reserved.lane.value, 0)
+        settler.place = place
+    else:
+        settler.place = await Turn(services, settler, place, attempts[1:]).wait(client)
+    return settler.place
+
+
+def leave(settler: Settler) -> None:
+    """Give the slot back, trued up with what was used; an attempt that used nothing costs the tenant no turn, one that is still being counted its estimate."""
+    place, settler.place = settler.place, None
+    if place is not None:
+        place.gate.leave(place.ticket, settler.used_weight if settler.ended or not settler.out else place.ticket.cost)
+
+
+class Turn:
+    """One request's wait at one gate; `others` are the backends it may spill over to. Times in seconds of the monotonic clock."""
+
+    __slots__ = ("_delay_until_s", "_services", "_settler", "_since_s", "_spill_at_s", "_spills", "_tell_at_s", "place")
+
+    def __init__(self, services: "Services", settler: Settler, place: Place, others: Sequence["Attempt"]) -> None:
+        self._services = services
+        self._settler = settler
+        self.place = place
+        admitted = settler.reserved.admitted
+        terms, fast = admitted.terms, settler.reserved.lane is Lane.FAST
+        now_s = services.clock.monotonic_s()
+        self._since_s = now_s
+        self._spills = others if fast and terms.spill_after_ms is not None else ()
+        self._spill_at_s = now_s + terms.spill_after_ms / 1000 if self._spills and terms.spill_after_ms is not None else math.inf
+        self._tell_at_s = now_s + services.settings.lanes.comment_every_s if admitted.received.call.stream else math.inf
+        self._delay_until_s = admitted.received.at_s + terms.slow_delay_ms / 1000 if not fast and terms.slow_delay_ms and not settler.attempts else now_s
+
+    async def wait(self, client: Client) -> Place | None:
+        """Wait for it; None: the tenant has credits again."""
+        clock, settler = self._services.clock, self._settler
+        gate, ticket = self.place.gate, self.place.ticket
+        try:
+            await self._held_back(client)
+            if not ticket.recalled and (found := self._entered()) is not None:
+                return found
+            while not ticket.recalled:
+                now_s = clock.monotonic_s()
+                if await gate.wait(ticket, max(0.0, min(self._spill_at_s, self._tell_at_s) - now_s) if self._looks_around else None):
+                    return self.place
+                if (found := await self._look_around(client)) is not None:
+                    return found
+            gate.abandon(ticket)
+            return None
+        except BaseException:
+            gate.abandon(ticket)
+            raise
+        finally:
+            waited_us = max(0, round((clock.monotonic_s() - self._since_s) * 1e6))
+            settler.queue_us += waited_us
+            self._services.metrics.waited(ticket.lane.value, waited_us)
+
+    def _entered(self) -> Place | None:
+        """Take a slot that is free now, or enter the queue (None). Raises `SlowDown` where it is full and no other backend has a slot for this one."""
+        gate, ticket = self.place.gate, self.place.ticket
+        try:
+            if gate.enter_now(ticket):
+                return self.place
+        except SlowDown:
+            if (found := self._elsewhere()) is None:
+                raise
+            return found
+        if self._spill_at_s <= self._since_s and (found := self._elsewhere()) is not None:
+            gate.abandon(ticket)
+            return found
+        return None
+
+    @property
+    def _looks_around(self) -> bool:
+        return min(self._spill_at_s, self._tell_at_s) < math.inf
+
+    async def _held_back(self, client: Client) -> None:
+        gate, ticket, clock = self.place.gate, self.place.ticket, self._services.clock
+        while not ticket.recalled and (left_s := self._delay_until_s - (now_s := clock.monotonic_s())) > 0:
+            await gate.pause(ticket, min(left_s, max(0.0, self._tell_at_s - now_s)))
+            if clock.monotonic_s() >= self._tell_at_s:
+                await self._tell(client)
+
+    async def _look_around(self, client: Client) -> Place | None:
+        now_s = self._services.clock.monotonic_s()
+        if now_s >= self._spill_at_s:
+            if (found := self._elsewhere()) is not None:
+                self.place.gate.abandon(self.place.ticket)
+                return found
+            self._spill_at_s = now_s + LOOK_S
+        if now_s >= self._tell_at_s:
+            await self._tell(client)
+        return None
+
+    def _elsewhere(self) -> Place | None:
+        """Take a slot that is free at another backend of the model. Only a fast request comes here."""
+        for attempt in self._spills:
+            gate = self._services.gates[attempt.backend]
+            ticket = _ticket(self._settler.reserved)
+            if attempt.pool.up and gate.enter_if_free(ticket):
+                self._services.metrics.spilled(self.place.attempt.backend, attempt.backend)
+                return Place(attempt, gate, ticket)
+        return None
+
+    async def _tell(self, client: Client) -> None:
+        """Begin a stream's answer, if need be, and write a comment, which clients pass over."""
+        services, settler = self._services, self._settler
+        self._tell_at_s = services.clock.monotonic_s() + services.settings.lanes.comment_every_s
+        if not settler.begun:
+            settler.begun = True
+            await client.head(200, disclose.waiting(services, settler))
+        waited_s = services.clock.monotonic_s() - settler.reserved.admitted.received.at_s
+        await client.write(b": waiting for a slot in the %b lane, %d s so far\n\n" % (settler.reserved.lane.value.encode(), waited_s))
+
+
+def _ticket(reserved: Reserved) -> Ticket:
+    terms, claims = reserved.admitted.terms, reserved.hold.claims
+    return Ticket(
         tenant=reserved.admitted.tenant_id,
         lane=reserved.lane,
         cost=INPUT_WEIGHT * (reserved.prompt_tokens_max // 4) + OUTPUT_WEIGHT * reserved.output_tokens_max,
-        weight=weight_of(reserved.lane, reserved.hold.claims.unheld_ncr, reserved.hold.claims.limit_ncr, terms),
-        limit=terms.fast_concurrency if fast else terms.slow_concurrency,
+        weight=weight_of(reserved.lane, claims.unheld_ncr, claims.limit_ncr, terms),
+        limit=seats_of(reserved.lane, terms),
+        borrows=reserved.lane is Lane.SLOW and not terms.slow_delay_ms,
     )
-    waited_us = 0
-    if not gate.enter_now(ticket):
-        since_us = services.clock.now_us()
-        try:
-            await gate.wait(ticket)
-        finally:
-            waited_us = max(0, services.clock.now_us() - since_us)
-            settler.queue_us += waited_us
-    services.metrics.waited(reserved.lane.value, waited_us)
-    return ticket
-
-
-def leave(gate: Gate, ticket: Ticket, settler: Settler) -> None:
-    """Give the slot back, trued up with what was used; an attempt that used nothing costs the tenant no turn, one that is still being counted its estimate."""
-    gate.leave(ticket, settler.used_weight if settler.ended or not settler.out else ticket.cost)

@@ -50,12 +50,15 @@ async def relay_whole(services: "Services", settler: Settler, answer: Answer, cl
         members = _members.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadAnswer(f"answered 200 with {len(body)} bytes that are no JSON object") from error
-    heard = said(settler.reserved, attempt, members.get("usage"), final=True, tier=members.get("service_tier"))
+    heard = said(settler.reserved, attempt, members.get("usage"), final=True, tier=members.get("service_tier") if settler.tier is not None else None)
     usage = heard.usage if heard.complete else await estimate(settler.reserved, attempt, text_of_answer(body), heard)
     settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
     settled = settler.settle(Relayed(usage=usage, source="reported" if heard.complete else "estimated", outcome="complete", status=200))
     body = with_cost(body, members, cost_members(settled))
     await recorded(services)
+    if settler.begun:  # as a stream, while it waited: a server that does not stream has its answer sent as the one event
+        await client.end(b"data: " + body.replace(b"\n", b" ") + b"\n\ndata: [DONE]\n\n")
+        return
     await client.head(200, disclose.whole(services, settler, settled, len(body)))
     await client.end(body)
 
@@ -69,7 +72,10 @@ async def relay_stream(services: "Services", settler: Settler, answer: Answer, c
     out = stream.tap.feed(data)  # raises BadAnswer for what is no event stream
     if stream.tap.error is not None and not stream.tap.text():
         raise Unreachable("answered 200 with an error event")
-    await client.head(200, disclose.stream(services, settler))
+    if settler.begun:  # its head went out while it waited: what has come to be known since follows as a comment
+        await client.write(disclose.comment(settler))
+    else:
+        await client.head(200, disclose.stream(services, settler))
     settler.first_us = services.clock.now_us()
     try:
         await stream.run(out, client)
@@ -157,7 +163,8 @@ class Stream:
         return Relayed(usage=usage, source="reported" if heard.complete else "estimated", outcome="complete", status=200)
 
     def _said(self, *, final: bool) -> Said:
-        return said(self.settler.reserved, self.attempt, self.tap.usage, final=final, tier=self.tap.service_tier)
+        tier = self.tap.service_tier if self.settler.tier is not None else None  # one that nobody bought decides nothing
+        return said(self.settler.reserved, self.attempt, self.tap.usage, final=final, tier=tier)
 
     def _progress(self) -> None:
         heard = self._said(final=False)

@@ -20,10 +20,11 @@ from billing.money import format_credits
 from gateway.clock import format_instant
 from gateway.errors import CreditsExhausted, SlowDown, Unavailable
 from gateway.flow.states import Admitted, Reserved
-from gateway.lanes.standing import Lane, Standing, day_is_spent, standing
-from gateway.wire.headers import credits
+from gateway.lanes.standing import DAY_SPENT, SET_ASIDE, Lane, Standing, day_is_spent, past_credits, standing
+from gateway.wire.headers import LANE_REASON, STANDING, credits
 
 if TYPE_CHECKING:
+    from gateway.flow.settle import Settler
     from gateway.services import Services
 
 DRAW_S_MAX = 5.0  # how long a request waits for the books at most
@@ -78,6 +79,13 @@ async def reserve(services: "Services", admitted: Admitted) -> Reserved:
         prompt_tokens_max=prompt_max,
         output_tokens_max=output_max,
     )
+
+
+async def reserve_again(services: "Services", settler: "Settler", admitted: Admitted) -> None:
+    """Reserve anew for a request that waits, because its tenant's credits have changed. Raises as `reserve` does; then it keeps what it has."""
+    reserved = await reserve(services, admitted)
+    before, settler.reserved = settler.reserved, reserved
+    before.admitted.account.release(before.hold)
 
 
 def _bounds(services: "Services", admitted: Admitted) -> tuple[int, int]:
@@ -138,15 +146,12 @@ def _want(admitted: Admitted, need_ncr: int) -> Want:
 
 def _past_credits(admitted: Admitted, claims: Claims, hold_ncr: int) -> tuple[Lane, str]:
     terms, account = admitted.terms, admitted.account
-    if terms.on_exhausted == "overage":
-        return Lane.FAST, "overage"
-    if terms.on_exhausted == "block" and hold_ncr and claims.unheld_ncr >= hold_ncr:
+    past = past_credits(terms, unheld_ncr=claims.unheld_ncr, hold_ncr=hold_ncr, day_spent=day_is_spent(account, terms, admitted.received.at_us))
+    if past.lane is not None:
+        return past.lane, past.reason
+    if past.reason == SET_ASIDE:
         raise SlowDown("What is left of your credits is set aside for requests that run. Try again in a moment.", retry_after_s=1)
-    if terms.on_exhausted == "block" and hold_ncr:
-        raise _exhausted("Your plan refuses requests past its credits.", admitted, claims, hold_ncr)
-    if hold_ncr and day_is_spent(account, terms, admitted.received.at_us):
-        raise _exhausted("The slow lane's daily cap is reached.", admitted, claims, hold_ncr)
-    return Lane.SLOW, "credits_exhausted" if claims.unheld_ncr <= 0 else "credits_too_few"
+    raise _exhausted(past.reason, admitted, claims, hold_ncr)
 
 
 def _without_books(admitted: Admitted, error: BooksAway) -> tuple[Lane, str]:
@@ -168,12 +173,17 @@ def _fallback(services: "Services", admitted: Admitted, reason: str) -> tuple[Ad
     return replace(admitted, priced=priced, received=replace(received, call=call)), FALLBACK
 
 
-def _exhausted(why: str, admitted: Admitted, claims: Claims, hold_ncr: int) -> CreditsExhausted:
+def _exhausted(reason: str, admitted: Admitted, claims: Claims, hold_ncr: int) -> CreditsExhausted:
+    """Refuse with the instant from which it would be served again: the tenant's midnight where its day is spent, else the renewal of its credits."""
     account, now_us = admitted.account, admitted.received.at_us
+    spent = reason == DAY_SPENT
+    why = "The slow lane's daily cap is reached." if spent else "Your plan refuses requests past its credits."
+    again_us = account.day_ends_us if spent else account.reset_us
     left = format_credits(max(0, claims.unheld_ncr))
-    until = "" if account.reset_us is None else f", wait for the reset at {format_instant(account.reset_us)}"
+    until = "" if again_us is None else f", wait for the reset at {format_instant(again_us)}"
     refusal = CreditsExhausted(
         f"{why} {left} credits are left and this request may need {format_credits(hold_ncr)}. Lower `max_tokens`{until}, or ask your admin for credits."
     )
     refusal.headers = credits(claims.remaining_ncr, claims.limit_ncr, None if account.reset_us is None else max(0, account.reset_us - now_us) // 1_000_000)
+    refusal.headers += [(STANDING, Standing.CAPPED.value.encode()), (LANE_REASON, reason.encode())]
     return refusal

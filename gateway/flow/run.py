@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from backends.errors import BackendError
 from backends.transport.seam import Answer
 from billing.errors import BooksUnavailable
-from gateway.errors import Refusal, Unavailable
+from gateway.errors import Refusal, Unavailable, UpstreamRefused
 from gateway.flow import queue
 from gateway.flow.admit import admit
+from gateway.flow.pace import paced
 from gateway.flow.refuse import NotServed, not_served
 from gateway.flow.relay import is_stream, recorded, relay_stream, relay_whole, settle_unseen
-from gateway.flow.reserve import reserve
+from gateway.flow.reserve import reserve, reserve_again
 from gateway.flow.settle import Settler
-from gateway.flow.states import Client, Received
-from gateway.lanes.queue import Ticket
-from gateway.lanes.standing import Lane
+from gateway.flow.states import Admitted, Client, Received
+from gateway.lanes.standing import Lane, priority_of
 
 if TYPE_CHECKING:
     from backends.planner import Attempt
@@ -32,15 +32,13 @@ log = logging.getLogger("weir.flow")
 
 Failure = BackendError | Refusal | None  # why an attempt failed, so that the next may be made; None: the client has its answer
 
-SLOW_PRIORITY = 10  # vLLM: lower runs earlier, and 0 is what it gives to whoever names none
-
 
 async def run(services: "Services", received: Received, client: Client) -> Settler:
     """Serve one call, from its key to its last byte. Raises a `Refusal` as long as nothing has been answered."""
     admitted = await admit(services, received)
     settler = Settler(services, await reserve(services, admitted))
     try:
-        await _attempts(services, settler, client)
+        await _attempts(services, settler, admitted, client)
     except Refusal as refusal:
         settler.close(status=refusal.status)
         if settler.dispatched:
@@ -63,18 +61,34 @@ async def run(services: "Services", received: Received, client: Client) -> Settl
     return settler
 
 
-async def _attempts(services: "Services", settler: Settler, client: Client) -> None:
-    call = settler.reserved.admitted.received.call
-    failure: BackendError | Refusal | None = None
-    for attempt in services.planner.plan(call.model):
-        gate = services.gates[attempt.backend]
-        ticket = await queue.enter(services, settler, gate)
-        work = _in_slot(services, settler, attempt, client, ticket)
-        failure = await (_undisturbed(settler, work) if attempt.pool.config.on_disconnect == "drain" else work)
+async def _attempts(services: "Services", settler: Settler, admitted: Admitted, client: Client) -> None:
+    """Try the model's backends in their order until one has answered. Raises the last one's `Refusal`."""
+    failure: Failure = None
+    left = list(services.planner.plan(settler.reserved.admitted.received.call.model))
+    while left:
+        place = await queue.enter(services, settler, left, client)
+        if place is None:  # its tenant has credits again: another lane, and perhaps another model
+            await reserve_again(services, settler, admitted)
+            left = list(services.planner.plan(settler.reserved.admitted.received.call.model))
+            continue
+        attempt = place.attempt
+        async with paced(services, settler.reserved, client) as out:
+            work = _in_slot(services, settler, attempt, out)
+            failure = await (_undisturbed(settler, work) if attempt.pool.config.on_disconnect == "drain" else work)
         if failure is None:
             return
-        log.warning("request %s: backend %s: %s", call.request_id, attempt.backend, failure)
-    raise not_served(failure, call.model)
+        log.warning("request %s: backend %s: %s", admitted.received.call.request_id, attempt.backend, failure)
+        if not _without_flex(settler, attempt, failure):
+            left.remove(attempt)
+    raise not_served(failure, settler.reserved.admitted.received.call.model)
+
+
+def _without_flex(settler: Settler, attempt: "Attempt", failure: BackendError | Refusal) -> bool:
+    """Tell whether a backend may be asked again because it only had no room in its cheap tier, which is then not asked for any more."""
+    if settler.tier != attempt.pool.provider.flex_tier or not settler.buys_flex or not isinstance(failure, UpstreamRefused):
+        return False
+    settler.flex = not attempt.pool.provider.flex_refused(failure.status, failure.code)
+    return not settler.flex
 
 
 async def _undisturbed(settler: Settler, work: Coroutine[Any, Any, Failure]) -> Failure:
@@ -94,12 +108,12 @@ async def _ended(task: asyncio.Task[Failure]) -> None:
         log.info("nobody is left to be told: %s", refusal)
 
 
-async def _in_slot(services: "Services", settler: Settler, attempt: "Attempt", client: Client, ticket: Ticket) -> Failure:
+async def _in_slot(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> Failure:
     try:
         settler.dispatch(attempt)
         return await _attempt(services, settler, attempt, client)
     finally:
-        queue.leave(services.gates[attempt.backend], ticket, settler)
+        queue.leave(settler)
 
 
 async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> Failure:
@@ -110,7 +124,7 @@ async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", c
     answer: Answer | None = None
     settler.out, settler.sent_s = True, services.clock.monotonic_s()
     try:
-        answer = await pool.open(call, attempt.model, priority=SLOW_PRIORITY if settler.reserved.lane is Lane.SLOW else None)
+        answer = await pool.open(call, attempt.model, priority=_priority(services, settler), flex=settler.buys_flex)
         if answer.status == 200 and call.stream and is_stream(answer):
             await relay_stream(services, settler, answer, client)
         else:
@@ -132,3 +146,11 @@ async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", c
             answer.abort()
         services.metrics.attempted(attempt.backend, outcome)
     return None
+
+
+def _priority(services: "Services", settler: Settler) -> int | None:
+    """Return the place in the engine that a slow request asks for; None for a fast one, which has the first without asking."""
+    reserved = settler.reserved
+    if reserved.lane is Lane.FAST:
+        return None
+    return priority_of(reserved.lane, reserved.admitted.terms, settler.queue_us, services.settings.lanes.slow.age_ms_max * 1000)

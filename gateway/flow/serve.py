@@ -54,6 +54,8 @@ async def serve(services: "Services", endpoint: Endpoint, scope: Scope, receive:
         log.info("request %s refused: %d %s: %s", request_id, refusal.status, refusal.code, refusal.internal or refusal.public)
         if client.status is None:
             await refuse(client, refusal, shown_id)
+        elif not client.ended:  # a stream that was begun while it waited
+            await client.end(error_event(refusal, shown_id))
     except ClientGone:
         client.status = 499
     except asyncio.CancelledError:  # the gateway is stopping, and the request's grace is over; what it used is charged

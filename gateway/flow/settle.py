@@ -17,8 +17,9 @@ from billing.meter import BUCKETS, Meter, check, input_total
 from billing.rating import Rate, rate, tier_charged
 from billing.usage.event import UsageEvent
 from billing.usage.records import Dispatched, Progress
-from gateway.flow.states import Relayed, Reserved, Settled
+from gateway.flow.states import Place, Relayed, Reserved, Settled
 from gateway.lanes.limits import spend
+from gateway.lanes.standing import Lane
 
 if TYPE_CHECKING:
     from backends.planner import Attempt
@@ -65,16 +66,20 @@ def charge(meter: Meter, card: Rate, failed: Callable[[], None], *, lane: str = 
 class Settler:
     """Ends one reservation. `attempts` counts upstream attempts, `queue_us` the wait for slots, `first_us` is when the first byte went to the client,
     `out` says that a backend has the request now, `used_weight` is what the fair queue is told, `upstream_s` the time spent waiting for backends.
+    `place` is the slot it has, `begun` says that a stream's answer was begun while it waited, `flex` that the vendor's cheap tier may be bought for it.
     """
 
     __slots__ = (
         "attempt",
         "attempts",
+        "begun",
         "deferred",
         "dispatched",
         "ended",
         "first_us",
+        "flex",
         "out",
+        "place",
         "queue_us",
         "reserved",
         "sent_s",
@@ -97,6 +102,25 @@ class Settler:
         self.used_weight = 0
         self.sent_s = 0.0
         self.upstream_s = 0.0
+        self.place: Place | None = None
+        self.begun = False
+        self.flex = True
+
+    @property
+    def tier(self) -> str | None:
+        """The service tier that is bought upstream: the client's, or the cheap one for a slow request; None for a backend that has none."""
+        if self.attempt is None:
+            return None
+        provider, reserved = self.attempt.pool.provider, self.reserved
+        asked = reserved.admitted.received.call.service_tier
+        if asked is not None:
+            return asked if provider.sells_tiers else None
+        return provider.flex_tier if self.buys_flex else None
+
+    @property
+    def buys_flex(self) -> bool:
+        """Whether the vendor's cheap tier is wanted for it: in the slow lane, where the plan says so, and until it was refused."""
+        return self.flex and self.reserved.lane is Lane.SLOW and self.reserved.admitted.terms.slow_flex
 
     def dispatch(self, attempt: "Attempt") -> None:
         """Journal, before anything is sent, that this request goes upstream. Raises `BooksUnavailable`: then it must not be sent."""
@@ -124,7 +148,7 @@ class Settler:
             day_us=self.reserved.day_us,
             period_us=self.reserved.period_us,
             held=self.reserved.hold.named(),
-            service_tier=self._bought(),
+            service_tier=self.tier,
         )
         self.services.recorder.dispatched(record)
         self.dispatched = True
@@ -147,7 +171,7 @@ class Settler:
             meter = Meter()
             services.metrics.settle_failed()
         lane = self.reserved.lane
-        tier = tier_charged(self._bought(), None if usage is None else usage.service_tier)
+        tier = tier_charged(self.tier, None if usage is None else usage.service_tier)
         charge_ncr = charge(meter, admitted.priced.rate, services.metrics.settle_failed, lane=lane.value, service_tier=tier)
         now_us = services.clock.now_us()
         cover = admitted.account.settle(self.reserved.hold, charge_ncr, full_cover=self.reserved.covered)
@@ -183,11 +207,6 @@ class Settler:
         else:
             self.ended = True
             self.reserved.admitted.account.release(self.reserved.hold)
-
-    def _bought(self) -> str | None:
-        """Return the service tier that was asked for upstream; None for a backend that has none, whatever the client asked for."""
-        assert self.attempt is not None  # only what was dispatched has bought anything
-        return self.reserved.admitted.received.call.service_tier if self.attempt.pool.provider.sells_tiers else None
 
     def _event(self, relayed: Relayed, meter: Meter, charge_ncr: int, cover: Cover, *, now_us: int, tier: str | None) -> UsageEvent:
         admitted = self.reserved.admitted

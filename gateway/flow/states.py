@@ -5,7 +5,7 @@
 Each is frozen and holds the one before it. `Client` is the other end, without HTTP's details.
 """
 
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -16,9 +16,14 @@ from billing.operations.directory import Principal
 from billing.plans.terms import Terms
 from billing.rates.card import Priced
 from billing.usage.event import Outcome, Source
+from gateway.lanes.gate import Gate
 from gateway.lanes.limits import Limit
+from gateway.lanes.queue import Ticket
 from gateway.lanes.standing import Lane, Standing
 from gateway.wire.openai import Wish
+
+if TYPE_CHECKING:
+    from backends.planner import Attempt
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -79,6 +84,14 @@ class Reserved(msgspec.Struct, frozen=True, kw_only=True):
     period_us: int | None
     prompt_tokens_max: int
     output_tokens_max: int
+
+
+class Place(NamedTuple):
+    """A slot that a request has, and the attempt it is for."""
+
+    attempt: "Attempt"
+    gate: Gate
+    ticket: Ticket
 
 
 class Relayed(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """The one async thing about lanes: a request waits here for its slot.
 
-A waiter is a future and a ticket; it costs no thread and no connection. Whoever enters leaves, also when cancelled while waiting.
+A waiter is a future and a ticket; it costs no thread and no connection. Who waits may be woken for something else than its slot: to look
+around (`within_s`), or because its tenant has credits again (`recall`). Whoever entered leaves, also when cancelled while waiting.
 """
 
 import asyncio
@@ -11,16 +12,26 @@ from gateway.errors import SlowDown
 from gateway.lanes.queue import FairQueue, Full, Ticket
 from gateway.lanes.standing import Lane
 
+RETRY_S_MIN = {Lane.FAST: 2.0, Lane.SLOW: 10.0}
+RETRY_S_MAX = 300.0
+SMOOTH = 16  # slots that a lane's pace is an average over
+
+Waiter = asyncio.Future[bool]  # True: the slot is there; False: the tenant's credits are back
+
 
 class Gate:
-    """The door of one backend pool."""
+    """The door of one backend pool. `now_us` never goes back; `paced` counts those who are held back and not in the queue yet."""
 
     def __init__(self, queue: FairQueue, now_us: Callable[[], int], *, wait_s_max: dict[Lane, float], jitter: random.Random) -> None:
         self.queue = queue
+        self.paced = 0
         self._now_us = now_us
         self._wait_s_max = wait_s_max
         self._jitter = jitter
-        self._waiters: dict[int, asyncio.Future[None]] = {}
+        self._waiters: dict[int, Waiter] = {}
+        self._slow: dict[str, set[Waiter]] = {}  # those in the slow lane, by tenant
+        self._granted_us = dict.fromkeys(Lane, 0)
+        self._every_us = dict.fromkeys(Lane, 0)  # between two slots that came to a lane's waiters
 
     def enter_now(self, ticket: Ticket) -> bool:
         """Take a slot if one is free for this ticket; False: it waits, and `wait` must be awaited. Raises `SlowDown` when the queue is full."""
@@ -31,41 +42,104 @@ class Gate:
             raise self._refusal(ticket, "is full") from None
         return ticket.granted
 
-    async def wait(self, ticket: Ticket) -> None:
-        """Wait for the slot of a ticket that `enter_now` enqueued. Raises `SlowDown` when the wait is over its limit."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters[id(ticket)] = future
+    def enter_if_free(self, ticket: Ticket) -> bool:
+        """Take a slot if nobody need wait for it; False: it did not enter."""
+        return self.queue.take(ticket)
+
+    async def wait(self, ticket: Ticket, within_s: float | None = None) -> bool:
+        """Wait for the slot of a ticket that `enter_now` enqueued; True when it is there.
+
+        False, with its place kept: `within_s` is over, or its tenant has credits again (`ticket.recalled`). Raises `SlowDown` when it has waited for
+        as long as its lane lets it, counted from when it was enqueued.
+        """
         limit_s = self._wait_s_max[ticket.lane]
+        left_s = limit_s - (self._now_us() - ticket.since_us) / 1e6
+        last = within_s is None or left_s <= within_s
         try:
-            async with asyncio.timeout(limit_s):
-                await future
-        except TimeoutError:
-            if not ticket.granted:
-                self.queue.leave(ticket)
-                self._wake()
-                raise self._refusal(ticket, f"did not come to this request within {limit_s:g} s") from None
+            if ticket.granted or await self._woken(ticket, left_s if within_s is None or last else within_s):
+                return True
         except BaseException:  # cancelled: the client left; a slot that was granted meanwhile goes to the next
-            if ticket.granted:
-                self.leave(ticket, 0)
-            else:
-                self.queue.leave(ticket)
-                self._wake()
+            self.abandon(ticket)
             raise
+        if last and not ticket.recalled:
+            self.abandon(ticket)
+            raise self._refusal(ticket, f"did not come to this request within {limit_s:g} s")
+        return False
+
+    async def pause(self, ticket: Ticket, delay_s: float) -> None:
+        """Hold a ticket back before it enters, for that time or until its tenant has credits again. Raises `SlowDown` where too many are held back."""
+        if self.queue.waiting(ticket.lane) + self.paced >= self.queue.depth_max(ticket.lane):
+            raise self._refusal(ticket, "is full")
+        self.paced += 1
+        try:
+            await self._woken(ticket, delay_s)
         finally:
-            del self._waiters[id(ticket)]
+            self.paced -= 1
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Give up a place or an unused slot. Harmless where there is neither any more."""
+        if ticket.granted:
+            self.leave(ticket, 0)
+        else:
+            self.queue.leave(ticket, self._now_us())
+            self._wake()
 
     def leave(self, ticket: Ticket, cost: int) -> None:
-        """Give the slot back with what was really used (weighted tokens), and wake those who run next."""
-        self.queue.done(ticket, cost)
-        self._wake()
+        """Give the slot back with what was really used (weighted tokens), and wake those who run next. Harmless the second time."""
+        if not ticket.left:
+            ticket.left = True
+            self.queue.done(ticket, cost, self._now_us())
+            self._wake()
+
+    def recall(self, tenant: str) -> None:
+        """Wake a tenant's requests in the slow lane: it has credits again."""
+        for waiter in self._slow.get(tenant, ()):
+            if not waiter.done():
+                waiter.set_result(False)
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on, and wake those who run next."""
+        if slots != self.queue.slots:
+            self.queue.resize(slots)
+            self._wake()
+
+    async def _woken(self, ticket: Ticket, within_s: float) -> bool:
+        """Wait until somebody wakes it, or for so long; True: with its slot."""
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        self._waiters[id(ticket)] = waiter
+        slow = self._slow.setdefault(ticket.tenant, set()) if ticket.lane is Lane.SLOW else None
+        if slow is not None:
+            slow.add(waiter)
+        try:
+            async with asyncio.timeout(max(0.0, within_s)):
+                ticket.recalled = not await waiter
+        except TimeoutError:
+            pass  # the time is over: the caller looks around
+        finally:
+            del self._waiters[id(ticket)]
+            if slow is not None:
+                slow.discard(waiter)
+                if not slow and self._slow.get(ticket.tenant) is slow:
+                    del self._slow[ticket.tenant]
+        return ticket.granted
 
     def _wake(self) -> None:
-        for granted in self.queue.next():
+        now_us = self._now_us()
+        for granted in self.queue.next(now_us):
+            self._pace(granted.lane, now_us)
             waiter = self._waiters.get(id(granted))
             if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(True)
+
+    def _pace(self, lane: Lane, now_us: int) -> None:
+        every_us = now_us - self._granted_us[lane]
+        if self._granted_us[lane] and every_us < RETRY_S_MAX * 1e6:
+            self._every_us[lane] += (every_us - self._every_us[lane]) // SMOOTH
+        self._granted_us[lane] = now_us
 
     def _refusal(self, ticket: Ticket, what: str) -> SlowDown:
-        base_s = 2.0 if ticket.lane is Lane.FAST else 10.0
-        retry_s = base_s * (1 + self._jitter.random())
-        return SlowDown(f"The {ticket.lane} lane's queue {what}. Try again in {retry_s:.0f} s.", retry_after_s=retry_s)
+        """Say when: by the pace at which the lane's waiters got slots lately, spread so that those who are told together do not come together."""
+        lane = ticket.lane
+        turn_s = self.queue.waiting(lane) * self._every_us[lane] / 1e6
+        retry_s = min(RETRY_S_MAX, max(RETRY_S_MIN[lane], turn_s)) * (1 + self._jitter.random())
+        return SlowDown(f"The {lane} lane's queue {what}. Try again in {retry_s:.0f} s.", retry_after_s=retry_s)

@@ -5,6 +5,7 @@ setting can put a slow request ahead of a fast one.
 """
 
 from enum import StrEnum
+from typing import NamedTuple
 
 from billing.credits.account import Account
 from billing.credits.purse import Claims
@@ -28,6 +29,18 @@ class Lane(StrEnum):
     SLOW = "slow"
 
 
+class Past(NamedTuple):
+    """What becomes of a request that its credits do not cover: the lane it takes (None: it is refused), and why.
+
+    `reason` with a lane: overage, credits_exhausted, credits_too_few; without: block, set_aside (for requests that run), slow_daily_cap.
+    """
+
+    lane: Lane | None
+    reason: str
+
+
+SET_ASIDE, DAY_SPENT = "set_aside", "slow_daily_cap"
+FAST_PRIORITY = 0  # vLLM: lower runs earlier, and this is what it gives to whoever names none
 WARN_PERCENT = 20
 GLIDE_PERCENT = 10
 WEIGHT_UNIT = 1024  # a plan's weight of 1 in the queue's integers, so that a weight between two still has its place
@@ -71,6 +84,36 @@ def day_is_spent(account: Account, terms: Terms, now_us: int) -> bool:
     """Tell whether the slow lane's daily cap is reached."""
     cap_ncr = terms.slow_daily_cap_ncr
     return terms.on_exhausted == "slow" and cap_ncr is not None and account.spent_today_ncr(now_us) >= cap_ncr
+
+
+def past_credits(terms: Terms, *, unheld_ncr: int, hold_ncr: int, day_spent: bool) -> Past:
+    """Decide, as the plan says, about a request that may cost `hold_ncr` where `unheld_ncr` is left beside the holds. What costs nothing is served."""
+    if terms.on_exhausted == "overage":
+        return Past(Lane.FAST, "overage")
+    if hold_ncr and terms.on_exhausted == "block":
+        return Past(None, SET_ASIDE if unheld_ncr >= hold_ncr else "block")
+    if hold_ncr and day_spent:
+        return Past(None, DAY_SPENT)
+    return Past(Lane.SLOW, "credits_exhausted" if unheld_ncr <= 0 else "credits_too_few")
+
+
+def seats_of(lane: Lane, terms: Terms) -> int | None:
+    """Return how many of a tenant's requests may run at once in a lane; None: any number. Without credits never more than with them."""
+    if lane is Lane.FAST:
+        return terms.fast_concurrency
+    return terms.slow_concurrency if terms.fast_concurrency is None else min(terms.slow_concurrency, terms.fast_concurrency)
+
+
+def priority_of(lane: Lane, terms: Terms, waited_us: int, age_us: int) -> int:
+    """Return the place that a request asks for inside an engine that schedules by priority: lower runs earlier.
+
+    The engine starves the low without end, so a slow request's place improves with what it has waited here, in a straight line to the first behind
+    all fast ones at `age_us` (microseconds). A slow one never comes to a fast one's.
+    """
+    if lane is Lane.FAST:
+        return FAST_PRIORITY
+    first, last = FAST_PRIORITY + 1, max(FAST_PRIORITY + 1, terms.slow_priority)
+    return last if age_us <= 0 else last - (last - first) * min(max(0, waited_us), age_us) // age_us
 
 
 def lane_of(now: Standing, terms: Terms) -> Lane:

@@ -90,11 +90,11 @@ def test_no_slow_request_is_granted_a_slot_while_a_fast_one_could_take_it(arriva
             running.append(ticket)
         else:
             waiting.append(ticket)
-            granted(queue.next())
+            granted(queue.next(0))
         if len(running) == slots and cost % 3 == 0:
-            queue.done(running.pop(0), cost)
-            granted(queue.next())
+            queue.done(running.pop(0), cost, 0)
+            granted(queue.next(0))
     while running:
-        queue.done(running.pop(0), 1)
-        granted(queue.next())
+        queue.done(running.pop(0), 1, 0)
+        granted(queue.next(0))
     assert waiting == []

@@ -123,7 +123,7 @@ def test_a_wrong_value_says_where_it_came_from(tmp_path: Path, monkeypatch: pyte
         ("leases: {credits_max: nan}", "`leases.credits_max`: `nan` is not an amount; write it like 12.5"),
         ("leases: {credits_max: " + "9" * 50 + "}", "`leases.credits_max`: `" + "9" * 40 + "` has too many digits; an amount has at most 30"),
         ("leases: {credits_max: 99999999999}", "`leases.credits_max`: `99999999999` is too large; at most 9223372036 credits"),
-        ("backends: {here: {urls: [], slots: many}}", "`backends.here.slots`: must be a whole number, not 'many'"),
+        ("backends: {here: {urls: [], slots: many}}", "`backends.here.slots`: must be a whole number between 1 and 100000, or auto, not `many`"),
         ("backends: {here: {provider: echo, priority_scheduling: perhaps}}", "`backends.here.priority_scheduling`: must be true or false, not 'perhaps'"),
     ],
 )

@@ -68,7 +68,7 @@ def ticket(tenant: str, lane: Lane = Lane.FAST) -> Ticket:
     return Ticket(tenant=tenant, lane=lane, cost=10)
 
 
-async def waiting(gate: Gate, mine: Ticket) -> "asyncio.Task[None]":
+async def waiting(gate: Gate, mine: Ticket) -> "asyncio.Task[bool]":
     assert not gate.enter_now(mine)
     task = asyncio.create_task(gate.wait(mine))
     await asyncio.sleep(0)

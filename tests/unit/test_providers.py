@@ -96,7 +96,11 @@ def test_a_strict_vendor_gets_only_what_it_knows() -> None:
 def test_flex_is_bought_where_it_is_sold_and_the_client_named_no_tier() -> None:
     openai, plain = OpenAIDialect(vendor_named("openai")), OpenAIDialect()
     assert json.loads(body_of(openai.exchange(call_of(b'{"model":"m"}'), target_at(flex=True)))) == {"model": "upstream", "service_tier": "flex"}
-    assert json.loads(body_of(openai.exchange(call_of(b'{"model":"m","service_tier":"auto"}'), target_at(flex=True)))) == {"model": "upstream"}
+    unsold = call_of(b'{"model":"m","service_tier":"auto"}')  # its wish is not passed on, so it has bought nothing
+    assert json.loads(body_of(openai.exchange(unsold, target_at(flex=True)))) == {"model": "upstream", "service_tier": "flex"}
+    bought = call_of(b'{"model":"m","service_tier":"priority"}')
+    bought.service_tier = "priority"
+    assert json.loads(body_of(openai.exchange(bought, target_at(flex=True)))) == {"model": "upstream", "service_tier": "priority"}
     assert json.loads(body_of(plain.exchange(call_of(b'{"model":"m"}'), target_at(flex=True)))) == {"model": "upstream"}
 
 

@@ -43,10 +43,10 @@ def heard(asked: str | None, usage: bytes | None, tier: bytes | None) -> Any:
         ("flex", USAGE, None, None),
         ("flex", USAGE, b"null", None),
         ("flex", b'{"prompt_tokens":4,"completion_tokens":2,"service_tier":"flex"}', None, "flex"),
-        (None, USAGE, b'"priority"', None),
+        (None, USAGE, b'"flex"', "flex"),  # bought by the gateway itself, for a slow request
     ],
 )
-def test_what_the_upstream_says_of_the_tier_is_heard_for_who_asked_for_one(asked: str | None, usage: bytes, tier: bytes | None, served: str | None) -> None:
+def test_what_the_upstream_says_of_the_tier_is_heard_where_one_was_bought(asked: str | None, usage: bytes, tier: bytes | None, served: str | None) -> None:
     found = heard(asked, usage, tier)
     assert (found.usage.service_tier, found.usage.input, found.complete) == (served, 4, True)
 

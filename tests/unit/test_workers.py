@@ -12,7 +12,7 @@ import pytest
 
 from gateway.cli import workers
 from gateway.cli.failure import Failure
-from gateway.cli.workers import AWAY, Workers, fields_of, run_directory
+from gateway.cli.workers import AWAY, Workers, run_directory
 from gateway.config import Settings
 from gateway.config.load import load_settings
 
@@ -49,12 +49,6 @@ async def served(crew: Workers) -> None:
     async with asyncio.timeout(20):
         for worker in crew.all:
             await worker.ready.wait()
-
-
-def test_slots_are_shared_out_and_each_worker_has_one(tmp_path: Path) -> None:
-    shares = [fields_of(settings(tmp_path, 3), index)["backends"] for index in range(3)]
-    assert [share["echo"].slots for share in shares] == [2, 2, 1]
-    assert [share["one"].slots for share in shares] == [1, 1, 1]
 
 
 async def test_all_are_announced_once_and_end_when_asked(tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:

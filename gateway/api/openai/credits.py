@@ -13,10 +13,11 @@ from billing.errors import BooksUnavailable
 from billing.money import format_credits
 from billing.operations.directory import Principal
 from billing.operations.usage import Balance, read_balance
+from billing.plans.terms import Terms
 from gateway.clock import format_instant
 from gateway.errors import Unavailable
 from gateway.flow.admit import account_of, authenticate
-from gateway.lanes.standing import Standing, lane_of, standing_of
+from gateway.lanes.standing import Standing, day_is_spent, lane_of, past_credits, standing_of
 from gateway.services import Services
 from gateway.wire.asgi import secret_of
 
@@ -64,6 +65,7 @@ def _written(account: Account, claims: Claims, booked: Balance, principal: Princ
         "on_exhausted": terms.on_exhausted,
         "standing": now.value,
         "lane": lane_of(now, terms).value if now is not Standing.CAPPED else None,
+        "lane_reason": _reason(now, claims, account, terms, now_us),
         "limit": format_credits(claims.limit_ncr),
         "used": format_credits(claims.limit_ncr - remaining_ncr),
         "remaining": format_credits(max(0, remaining_ncr)),
@@ -86,6 +88,13 @@ def _written(account: Account, claims: Claims, booked: Balance, principal: Princ
             for grant in mine
         ],
     }
+
+
+def _reason(now: Standing, claims: Claims, account: Account, terms: Terms, now_us: int) -> str:
+    """Say why the next request would take its lane, or none, as the header `x-weir-lane-reason` would."""
+    if now not in (Standing.SLOW, Standing.CAPPED):
+        return "credits"
+    return past_credits(terms, unheld_ncr=claims.unheld_ncr, hold_ncr=1, day_spent=day_is_spent(account, terms, now_us)).reason
 
 
 def _exhausted_at(account: Account, claims: Claims, booked: Balance, now_us: int) -> str | None:

@@ -358,7 +358,8 @@ def test_full_terms_come_back_as_they_were_written(acme: Database) -> None:
     terms = PlanTerms(
         plan="full", name="Full", allowance_ncr=5 * CREDIT, seat_allowance_ncr=CREDIT, rollover_cap_ncr=2 * CREDIT, activate_on_first_use=True,
         on_exhausted="fallback", fallback_model="small", slow_daily_cap_ncr=CREDIT, weight=8, slow_weight=2, glide_percent=25, fast_concurrency=4,
-        slow_concurrency=1, requests_per_minute=60, tokens_per_minute=1000, allowed_models=frozenset({"small", "large"}), on_database_loss="closed",
+        slow_concurrency=1, slow_delay_ms=5, slow_tokens_per_second=6, slow_priority=7, slow_flex=False, spill_after_ms=8,
+        requests_per_minute=60, tokens_per_minute=1000, allowed_models=frozenset({"small", "large"}), on_database_loss="closed",
         monthly_fee_minor=4900, currency="EUR", credit_price="0.01",
     )  # fmt: skip
     plans.set_plan(acme, terms, NOW)
