@@ -35,12 +35,14 @@ from gateway.changes import ChangeFeed
 from gateway.chores import Chores
 from gateway.clock import Clock
 from gateway.config import Settings, pepper
+from gateway.lanes.board import Board
 from gateway.lanes.gate import Gate
 from gateway.lanes.limits import Limiter
 from gateway.lanes.queue import FairQueue
 from gateway.lanes.shared_windows import SharedWindows
 from gateway.lanes.standing import Lane
 from gateway.reads import BookReads
+from gateway.slots import Slots
 from gateway.telemetry.road import Road
 from gateway.vitals import Vitals
 from gateway.webhooks import Sender
@@ -96,6 +98,8 @@ class Services:
     planner: Planner
     pools: dict[str, Pool]
     gates: dict[str, Gate]
+    board: Board
+    slots: Slots
     changes: ChangeFeed
     vitals: Vitals
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -133,6 +137,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         await services.beat.join()
         beside += [
             vitals.beside("the beat", services.beat.follow()),
+            vitals.beside("the sharing of slots", services.slots.follow()),
             vitals.beside("the change feed", changes.follow()),
             vitals.beside("the ledger's audit", vitals.audit(reads.audits), needed=False),
             vitals.beside("the chores", _chores(services).follow(), needed=False),
@@ -196,6 +201,14 @@ def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services
     lease = settings.leases
     beat = Beat(recorder, clock, journal.folder, term_s=lease.term_s, every_s=lease.beat_s, lease_ncr_max=parse_credits(lease.credits_max))
     accounts = beat.holder = Accounts(recorder, clock, beat, accounts_max=settings.limits.tenants_cached_max)
+    board, gates = Board(), {name: _gate(settings, pool, clock) for name, pool in pools.items()}
+
+    def on_more(tenant_id: str) -> None:
+        board.back(tenant_id)
+        for gate in gates.values():
+            gate.recall(tenant_id)
+
+    accounts.on_more = on_more
     tariff = Tariff(RateCard(()))
 
     async def on_change(tenants: set[str] | None) -> None:
@@ -224,7 +237,9 @@ def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services
         tariff=tariff,
         planner=Planner(settings.models, pools),
         pools=pools,
-        gates={name: _gate(settings, pool, clock) for name, pool in pools.items()},
+        gates=gates,
+        board=board,
+        slots=Slots(beat, clock, board, pools=pools, gates=gates, tenants=lambda: len(accounts)),
         changes=ChangeFeed(reads.feed, on_change, every_s=settings.limits.changes_poll_ms / 1000),
         vitals=Vitals(settings, clock, recorder=recorder, journal=journal, pools=pools),
     )
@@ -282,10 +297,12 @@ def _post(loop: asyncio.AbstractEventLoop, callback: Any) -> None:
 
 
 def _gate(settings: Settings, pool: Pool, clock: Clock) -> Gate:
-    lanes = settings.lanes
-    queue = FairQueue(pool.config.slots, depths={Lane.FAST: lanes.fast.depth_max, Lane.SLOW: lanes.slow.depth_max})
-    waits = {Lane.FAST: lanes.fast.wait_ms_max / 1000, Lane.SLOW: lanes.slow.wait_ms_max / 1000}
-    return Gate(queue, clock.now_us, wait_s_max=waits, jitter=random.Random())
+    lanes = {Lane.FAST: settings.lanes.fast, Lane.SLOW: settings.lanes.slow}
+    depths = {name: lane.depth_max for name, lane in lanes.items()}
+    ages_us: dict[Lane, int | None] = {name: lane.age_ms_max * 1000 for name, lane in lanes.items()}
+    queue = FairQueue(pool.slots, depths=depths, ages_us=ages_us)
+    waits = {name: lane.wait_ms_max / 1000 for name, lane in lanes.items()}
+    return Gate(queue, lambda: int(clock.monotonic_s() * 1e6), wait_s_max=waits, jitter=random.Random())
 
 
 def _shared_windows(settings: Settings, clock: Clock) -> SharedWindows | None:
@@ -318,7 +335,21 @@ def _watch(services: Services, journal: Journal) -> None:
     if (shared := services.limiter.shared) is not None:
         metrics.rate_windows_shared.watch(lambda: int(shared.up))
         metrics.rate_windows_errors.watch(lambda: shared.errors)
-    metrics.queue_depth.watch(lambda: {(name, lane.value): gate.queue.waiting(lane) for name, gate in services.gates.items() for lane in Lane})
-    metrics.slots.watch(lambda: {(name,): gate.queue.slots for name, gate in services.gates.items()})
-    metrics.slots_used.watch(lambda: {(name,): gate.queue.running for name, gate in services.gates.items()})
+    _watch_lanes(services)
+
+
+def _watch_lanes(services: Services) -> None:
+    metrics, gates = services.metrics, services.gates
+
+    def oldest_s() -> dict[tuple[str, str], float]:
+        now_us = int(services.clock.monotonic_s() * 1e6)
+        return {(name, lane.value): gate.queue.oldest_us(lane, now_us) / 1e6 for name, gate in gates.items() for lane in Lane}
+
+    metrics.lane_oldest_wait.watch(oldest_s)
+    metrics.queue_depth.watch(lambda: {(name, lane.value): gate.queue.waiting(lane) for name, gate in gates.items() for lane in Lane})
+    metrics.promotions.watch(lambda: {(name,): gate.queue.promoted for name, gate in gates.items()})
+    metrics.slots.watch(lambda: {(name,): gate.queue.slots for name, gate in gates.items()})
+    metrics.slow_slots.watch(lambda: {(name,): gate.queue.slow_slots for name, gate in gates.items()})
+    metrics.slots_used.watch(lambda: {(name,): gate.queue.running for name, gate in gates.items()})
+    metrics.backend_slots.watch(lambda: {(name,): services.slots.backend_slots(name) for name in gates})
     metrics.lane_tenants.watch(lambda: {(lane.value,): services.accounts.count(lane is Lane.SLOW) for lane in Lane})

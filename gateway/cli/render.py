@@ -44,7 +44,7 @@ def write_rows(rows: Sequence[Row], form: Format, columns: Sequence[str], empty:
     elif form is Format.csv:
         typer.echo(as_csv(rows, columns), nl=False)
     elif rows:
-        _table(rows, brief or columns)
+        _print(as_table(rows, brief or columns))
     else:
         typer.echo(empty)
 
@@ -81,13 +81,18 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
-def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+def as_table(rows: Sequence[Row], columns: Sequence[str]) -> Table:
+    """Lay rows out for people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         numeric = all(isinstance(row[column], int | float) or row[column] is None for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell(row[column]))) for column in columns))
+    return table
+
+
+def _print(table: Table) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=10_000)  # a pipe has no width: nothing is folded

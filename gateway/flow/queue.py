@@ -32,7 +32,7 @@ async def enter(services: "Services", settler: Settler, attempts: Sequence["Atte
     place = Place(attempt, services.gates[attempt.backend], _ticket(reserved))
     delayed = reserved.lane is Lane.SLOW and reserved.admitted.terms.slow_delay_ms and not settler.attempts
     if not delayed and place.gate.enter_if_free(place.ticket):
-        services.metrics.waited(reserved.lane.value, 0)
+        _note_wait(services, reserved.lane, 0)
         settler.place = place
     else:
         settler.place = await Turn(services, settler, place, attempts[1:]).wait(client)
@@ -80,13 +80,16 @@ class Turn:
                     return found
             gate.abandon(ticket)
             return None
+        except SlowDown:
+            self._services.metrics.lane_refused(ticket.lane.value, "wait_over" if ticket.left else "queue_full")
+            raise
         except BaseException:
             gate.abandon(ticket)
             raise
         finally:
             waited_us = max(0, round((clock.monotonic_s() - self._since_s) * 1e6))
             settler.queue_us += waited_us
-            self._services.metrics.waited(ticket.lane.value, waited_us)
+            _note_wait(self._services, ticket.lane, waited_us)
 
     def _entered(self) -> Place | None:
         """Take a slot that is free now, or enter the queue (None). Raises `SlowDown` where it is full and no other backend has a slot for this one."""
@@ -144,6 +147,11 @@ class Turn:
             await client.head(200, disclose.waiting(services, settler))
         waited_s = services.clock.monotonic_s() - settler.reserved.admitted.received.at_s
         await client.write(b": waiting for a slot in the %b lane, %d s so far\n\n" % (settler.reserved.lane.value.encode(), waited_s))
+
+
+def _note_wait(services: "Services", lane: Lane, waited_us: int) -> None:
+    services.metrics.waited(lane.value, waited_us)
+    services.board.waited(lane, waited_us, services.clock.now_us())
 
 
 def _ticket(reserved: Reserved) -> Ticket:

@@ -60,16 +60,18 @@ async def reserve(services: "Services", admitted: Admitted) -> Reserved:
             lane, reason = _without_books(admitted, error)
         else:
             if hold is None:
-                lane, reason = _past_credits(admitted, claims, hold_ncr)
+                lane, reason = _past_credits(services, admitted, claims, hold_ncr)
                 if admitted.terms.on_exhausted == "fallback":
                     admitted, reason = _fallback(services, admitted, reason)
         if hold is None:
             claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)  # the model may be another now
             hold, covered = account.open(claims), False  # nothing is held, and yet the account is in use
     at_us = admitted.received.at_us
+    shown = now if lane is Lane.FAST or now is Standing.SLOW else Standing.SLOW
+    services.board.noted(admitted.tenant_id, lane, reason, shown, at_us)
     return Reserved(
         admitted=admitted,
-        standing=now if lane is Lane.FAST or now is Standing.SLOW else Standing.SLOW,
+        standing=shown,
         lane=lane,
         reason=reason,
         hold=hold,
@@ -144,11 +146,13 @@ def _want(admitted: Admitted, need_ncr: int) -> Want:
     return Want(key_id=principal.key_id, project=principal.project, model=admitted.received.call.model, need_ncr=need_ncr)
 
 
-def _past_credits(admitted: Admitted, claims: Claims, hold_ncr: int) -> tuple[Lane, str]:
+def _past_credits(services: "Services", admitted: Admitted, claims: Claims, hold_ncr: int) -> tuple[Lane, str]:
     terms, account = admitted.terms, admitted.account
     past = past_credits(terms, unheld_ncr=claims.unheld_ncr, hold_ncr=hold_ncr, day_spent=day_is_spent(account, terms, admitted.received.at_us))
     if past.lane is not None:
         return past.lane, past.reason
+    services.metrics.lane_refused(Lane.SLOW.value, past.reason)
+    services.board.noted(admitted.tenant_id, None, past.reason, Standing.CAPPED, admitted.received.at_us)
     if past.reason == SET_ASIDE:
         raise SlowDown("What is left of your credits is set aside for requests that run. Try again in a moment.", retry_after_s=1)
     raise _exhausted(past.reason, admitted, claims, hold_ncr)

@@ -36,6 +36,14 @@ class Road(Metrics):
         """Time the wait for a slot."""
         self.queue_wait.observe((lane,), wait_us / 1e6)
 
+    def lane_refused(self, lane: str, reason: str) -> None:
+        """Count a request that its lane refused."""
+        self.lane_refusals.add((lane, reason))
+
+    def spilled(self, origin: str, backend: str) -> None:
+        """Count a fast request that went to another backend than its model's first, which had no slot."""
+        self.spills.add((origin, backend))
+
     def attempted(self, backend: str, outcome: str) -> None:
         """Count an upstream attempt: served, refused or failed."""
         self.backend_attempts.add((backend, outcome))

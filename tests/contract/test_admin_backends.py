@@ -32,3 +32,11 @@ def test_every_backend_is_listed_with_its_replicas_and_models(api: AdminApi) -> 
     assert (listed["own"]["up"], listed["own"]["slots"], listed["own"]["models"]) == (False, 7, ["m"])
     assert listed["own"]["replicas"] == [{"url": "http://127.0.0.1:9/v1", "weight": 1, "inflight": 0, "failures": 0, "ejected": True, "draining": False}]
     assert (listed["echo"]["up"], listed["echo"]["models"]) == (True, ["m"])
+
+
+def test_slots_that_are_learned_are_told_as_a_number(api: AdminApi) -> None:
+    pools = build_pools({"own": BackendConfig(provider="vllm", urls="http://127.0.0.1:9/v1", slots="auto")}, {"direct": DirectTransport()})
+    api.app.state.services.pools = pools
+    api.app.state.services.settings = SimpleNamespace(models={})
+    (own,) = api.http.get("/admin/backends").json()
+    assert own["slots"] == pools["own"].slots >= 1

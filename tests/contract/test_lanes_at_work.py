@@ -156,7 +156,7 @@ async def test_a_paced_plan_holds_slow_requests_back_and_no_fast_ones(tmp_path: 
     async with open_house(tmp_path, {"m": one_slot(scripted_upstream)}, plan=plan) as house:
         scripted_upstream.play(completion("a"))
         slow = await house.chat()
-        assert int(slow.headers["openai-processing-ms"]) >= 400 and int(slow.headers["x-weir-queue-ms"]) > 200
+        assert int(slow.headers["openai-processing-ms"]) >= 400, "the delay counts from the request's arrival"
         waits = asyncio.create_task(house.chat())
         async with asyncio.timeout(5):
             while not house.services.gates["m"].paced:

@@ -48,6 +48,7 @@ def test_what_is_run_before_there_is_a_gateway(gateway_process: StartGateway) ->
         gateway.weir(*shlex.split(line)[1:])
 
 
+@pytest.mark.timeout(400)  # some thirty processes, one after the other
 def test_every_command_of_the_readme_works_as_written(gateway_process: StartGateway) -> None:
     models = yaml.safe_load(CONFIGURATION)["models"]
     routed = {name: {"routes": [{"backend": "echo", "model": name}]} for name in models}

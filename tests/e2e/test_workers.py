@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,9 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from billing.db import Database
+from billing.leases import store as leases
+from gateway.lanes import notes
 from tests.real.gateway import Gateway, StartGateway, write_gateway
 
 WORKERS = 4
@@ -117,6 +121,32 @@ async def test_the_story_holds_over_all_workers(gateway: Gateway) -> None:
 
 def workers_of(gateway: Gateway) -> list[psutil.Process]:
     return [child for child in psutil.Process(gateway.pid).children() if "gateway.cli.worker" in child.cmdline()]
+
+
+def shares(gateway: Gateway) -> dict[int, int]:
+    """Read what each worker claims of the echo's slots, by its process id."""
+    database = Database(f"sqlite:///{gateway.data_dir / 'weir.db'}")
+    with database.read() as session:
+        found = {replica.pid: notes.read(replica.note) for replica in leases.replicas(session)}
+    database.close()
+    return {pid: note.backends["echo"].share for pid, note in found.items() if note is not None}
+
+
+async def test_a_stalled_workers_slots_go_to_the_others_and_come_back(gateway_process: StartGateway) -> None:
+    gateway = gateway_process(CONFIG)
+    even = {worker.pid: 64 // WORKERS for worker in workers_of(gateway)}
+    await until(lambda: shares(gateway) == even, 30)
+    stalled = workers_of(gateway)[0]
+    stalled.suspend()
+    try:
+        await until(lambda: sum(share for pid, share in shares(gateway).items() if pid != stalled.pid) == 64, 30)
+        assert stalled.pid in shares(gateway), "it is not buried yet"
+        told = json.loads(gateway.weir("lanes", "--format", "json").stdout)
+        assert {process["pid"] for process in told["processes"]} == even.keys() - {stalled.pid}
+        assert [(backend["slots"], backend["processes"]) for backend in told["backends"]] == [(64, WORKERS - 1)]
+    finally:
+        stalled.resume()
+    await until(lambda: shares(gateway) == even, 30)
 
 
 async def test_a_stop_lets_every_worker_end_what_it_has_begun(gateway_process: StartGateway) -> None:

@@ -1,7 +1,7 @@
 """A process's name among those that share the credits: it lives while it beats, the dead are buried, and of two with one name one yields."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -252,3 +252,74 @@ def test_in_a_container_the_dead_one_had_the_same_number(tmp_path: Path) -> None
     (tmp_path / "damaged-4-7.wal").touch()
     assert dead_here(tmp_path, lambda _segment: False)["dead"][1] is False
     assert dead_here(tmp_path, lambda segment: segment.name == "5-7.wal")["dead"][1] is True
+
+
+class Words:
+    """A note that says who was there when it was finished."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def written(self, me: str, others: Mapping[str, str | None]) -> str:
+        if self.word == "bug":
+            raise ValueError("no words")
+        return f"{self.word} of {me}, beside {sorted(str(note) for note in others.values())}"
+
+
+async def test_what_a_process_says_with_its_beat_the_others_hear_at_theirs(pair: tuple[Process, Process], clock: ManualClock) -> None:
+    one, two = pair
+    told: list[str | None] = []
+    one.beat.draft = lambda: Words("hello")
+    one.beat.on_told = lambda: told.append(one.beat.noted)
+    two.beat.draft = lambda: Words("greetings")
+    await one.beat.join()
+    await two.beat.join()
+    hello = f"hello of {one.beat.member.replica_id}, beside []"
+    assert one.beat.noted == hello and told == [hello]
+    assert two.beat.noted == f"greetings of {two.beat.member.replica_id}, beside {[hello]}"
+    assert {replica_id: news.replica.note for replica_id, news in two.beat.news.items()} == {one.beat.member.replica_id: hello}
+    clock.advance(0.75)
+    assert two.beat.news[one.beat.member.replica_id].heard_s == 0.75
+    await one.beat.beat()
+    assert one.beat.noted == f"hello of {one.beat.member.replica_id}, beside {[two.beat.noted]}"
+    assert told[-1] == one.beat.noted
+
+
+@pytest.mark.parametrize("bug", ["begun", "finished"])
+async def test_a_note_that_cannot_be_written_keeps_no_beat_from_being_told(pair: tuple[Process, Process], bug: str, caplog: pytest.LogCaptureFixture) -> None:
+    one, _two = pair
+    one.beat.draft = lambda: Words("bug") if bug == "finished" else 1 // 0  # type: ignore[assignment]
+    await one.beat.join()
+    await one.beat._turn()
+    assert one.beat.alive and one.beat.noted is None
+    assert {record.message for record in caplog.records} == {f"the note for the other processes could not be {bug}"}
+
+
+async def test_one_whose_beat_stands_still_is_no_news_long_before_it_is_buried(pair: tuple[Process, Process], clock: ManualClock) -> None:
+    one, two = pair
+    await one.beat.join()
+    await two.beat.join()
+    for _ in range(4):
+        await one.beat._turn()
+        assert two.beat.member.replica_id in one.beat.news
+        clock.advance(1)
+    await one.beat._turn()
+    assert one.beat.news == {}
+    assert one.beat.processes == 2
+    await two.beat.beat()
+    seen: list[str | None] = []
+    one.beat.draft = lambda: Words("hello")
+    one.beat.on_told = lambda: seen.append(one.beat.noted)
+    await one.beat.beat()
+    assert two.beat.member.replica_id in one.beat.news
+    assert seen == [f"hello of {one.beat.member.replica_id}, beside ['None']"], "it is there again in the very transaction that finds its beat"
+
+
+async def test_nobody_stood_still_while_nobody_could_look(pair: tuple[Process, Process], clock: ManualClock) -> None:
+    one, two = pair
+    await one.beat.join()
+    await two.beat.join()
+    await one.beat._turn()
+    clock.advance(4.5)  # a database that was away for longer than a stalled process is waited for
+    await one.beat._turn()
+    assert two.beat.member.replica_id in one.beat.news

@@ -20,7 +20,9 @@ class ReplicaOut(BaseModel):
 
 
 class BackendOut(BaseModel):
-    """A backend. `models` are the public names routed to it."""
+    """A backend. `models` are the public names routed to it; `slots` is how many requests it is given at once by all processes, learned where that is
+    configured, and less while some of its servers are out.
+    """
 
     name: str
     provider: str
@@ -35,7 +37,7 @@ class BackendOut(BaseModel):
 
 @router.get("", summary="List backends and their servers")
 async def index(request: Request) -> list[BackendOut]:
-    """List the backends as this process sees them: with several workers each has its own view, its share of the slots, and one of them answers."""
+    """List the backends as this process sees them: with several workers each has its own view, and one of them answers."""
     services = request.app.state.services
     now_s = services.clock.monotonic_s()
     routed = {
@@ -48,7 +50,7 @@ async def index(request: Request) -> list[BackendOut]:
             provider=pool.config.provider,
             vendor=pool.config.vendor,
             up=pool.up,
-            slots=pool.config.slots,
+            slots=pool.slots,
             inflight=pool.inflight,
             priority_scheduling=pool.priority_scheduling,
             models=routed[name],

@@ -123,6 +123,7 @@ def test_an_alert_on_a_counter_also_sees_what_was_counted_before_the_first_scrap
         ("weir_rate_windows_shared", "== 0"),
         ("weir_settle_failures_total", "increase("),
         ("weir_webhooks_waiting", ">"),
+        ("weir_lane_oldest_wait_seconds", '{lane="slow"}) > 60'),
     ],
 )
 def test_what_an_operator_must_hear_of_has_a_rule(watched: str, how: str) -> None:
