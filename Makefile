@@ -13,7 +13,7 @@ ARGS ?=
 BIN := .venv/bin
 LOCK := pyproject.toml uv.lock
 UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
-UV_SYNC = UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --locked --python $(PYTHON) --extra local
+UV_SYNC = UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --locked --python $(PYTHON) --extra local --extra plots
 VLLM_MODEL := .vllm/smollm2
 VLLM_PORT ?= 18201
 
@@ -29,7 +29,7 @@ init: .venv/.serve ## Write a commented weir.yaml to start from
 	@$(BIN)/weir init
 
 ##@ Check
-.PHONY: env test test-fast test-vllm check lint types layers format bench bench-flush
+.PHONY: env test test-fast test-vllm check lint types layers format bench bench-flush bench-lanes
 env: .venv/.dev ## Install everything a developer needs into .venv
 
 test: .venv/.dev ## Install what the tests need and run them: real llama.cpp server, real PostgreSQL (ARGS="-k name")
@@ -62,6 +62,9 @@ bench: .venv/.serve ## Measure CPU per request and per streamed chunk, beside ng
 
 bench-flush: .venv/.dev ## Measure how fast usage gets into the books, on PostgreSQL and SQLite, and what full books cost (ARGS="--help")
 	@$(BIN)/python tests/bench/flush.py $(ARGS)
+
+bench-lanes: .venv/.dev vllm-env ## Measure on a real vLLM what lanes keep of the time to first token in a flood, and draw it (ARGS="--help")
+	@$(BIN)/python -m tests.bench.lanes_vllm $(ARGS)
 
 ##@ A real vLLM on the CPU
 .PHONY: vllm-env vllm

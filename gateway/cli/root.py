@@ -9,8 +9,10 @@ from gateway.cli import backend, cost, grant, invoice, key, ledger, plan, projec
 from gateway.cli.check import check
 from gateway.cli.doctor import doctor
 from gateway.cli.init import init
+from gateway.cli.lanes import lanes
 from gateway.cli.migrate import migrate
 from gateway.cli.serve import serve
+from gateway.cli.simulate import simulate
 
 app = typer.Typer(
     name="weir",
@@ -37,5 +39,7 @@ app.command()(init)
 app.command()(check)
 app.command()(doctor)
 app.command()(migrate)
+app.command()(lanes)
+app.command()(simulate)
 for noun in (tenant, project, key, plan, grant, rate, cost, usage, invoice, ledger, webhook, backend):
     app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])

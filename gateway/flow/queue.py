@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import SlowDown
 from gateway.flow import disclose
-from gateway.flow.settle import INPUT_WEIGHT, OUTPUT_WEIGHT, Settler
+from gateway.flow.settle import Settler
 from gateway.flow.states import Client, Place, Reserved
 from gateway.lanes.queue import Ticket
-from gateway.lanes.standing import Lane, seats_of, weight_of
+from gateway.lanes.standing import Lane
+from gateway.lanes.ticket import ticket_of, weigh
 
 if TYPE_CHECKING:
     from backends.planner import Attempt
@@ -155,12 +156,6 @@ def _note_wait(services: "Services", lane: Lane, waited_us: int) -> None:
 
 
 def _ticket(reserved: Reserved) -> Ticket:
-    terms, claims = reserved.admitted.terms, reserved.hold.claims
-    return Ticket(
-        tenant=reserved.admitted.tenant_id,
-        lane=reserved.lane,
-        cost=INPUT_WEIGHT * (reserved.prompt_tokens_max // 4) + OUTPUT_WEIGHT * reserved.output_tokens_max,
-        weight=weight_of(reserved.lane, claims.unheld_ncr, claims.limit_ncr, terms),
-        limit=seats_of(reserved.lane, terms),
-        borrows=reserved.lane is Lane.SLOW and not terms.slow_delay_ms,
-    )
+    admitted = reserved.admitted
+    cost = weigh(reserved.prompt_tokens_max // 4, reserved.output_tokens_max)
+    return ticket_of(admitted.tenant_id, reserved.lane, admitted.terms, reserved.hold.claims, cost=cost)

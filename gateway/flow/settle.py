@@ -20,15 +20,13 @@ from billing.usage.records import Dispatched, Progress
 from gateway.flow.states import Place, Relayed, Reserved, Settled
 from gateway.lanes.limits import spend
 from gateway.lanes.standing import Lane
+from gateway.lanes.ticket import weigh
 
 if TYPE_CHECKING:
     from backends.planner import Attempt
     from gateway.services import Services
 
 log = logging.getLogger("weir.settle")
-
-# Output costs a server about twice what input does (Sheng et al., OSDI '24); the fair queue counts in these.
-INPUT_WEIGHT, OUTPUT_WEIGHT = 1, 2
 
 
 def meter_of(usage: Usage | None) -> Meter:
@@ -176,7 +174,7 @@ class Settler:
         now_us = services.clock.now_us()
         cover = admitted.account.settle(self.reserved.hold, charge_ncr, full_cover=self.reserved.covered)
         tokens_in, tokens_out = input_total(meter), meter.output or 0
-        self.used_weight = INPUT_WEIGHT * tokens_in + OUTPUT_WEIGHT * tokens_out
+        self.used_weight = weigh(tokens_in, tokens_out)
         services.recorder.settled(self._event(relayed, meter, charge_ncr, cover, now_us=now_us, tier=tier))
         if admitted.limits:
             spend(admitted.limits, tokens_in + tokens_out, now_us)

@@ -10,11 +10,8 @@ from collections.abc import Callable
 
 from gateway.errors import SlowDown
 from gateway.lanes.queue import FairQueue, Full, Ticket
+from gateway.lanes.retry import Pace
 from gateway.lanes.standing import Lane
-
-RETRY_S_MIN = {Lane.FAST: 2.0, Lane.SLOW: 10.0}
-RETRY_S_MAX = 300.0
-SMOOTH = 16  # slots that a lane's pace is an average over
 
 Waiter = asyncio.Future[bool]  # True: the slot is there; False: the tenant's credits are back
 
@@ -30,8 +27,7 @@ class Gate:
         self._jitter = jitter
         self._waiters: dict[int, Waiter] = {}
         self._slow: dict[str, set[Waiter]] = {}  # those in the slow lane, by tenant
-        self._granted_us = dict.fromkeys(Lane, 0)
-        self._every_us = dict.fromkeys(Lane, 0)  # between two slots that came to a lane's waiters
+        self._paces = {lane: Pace() for lane in Lane}
 
     def enter_now(self, ticket: Ticket) -> bool:
         """Take a slot if one is free for this ticket; False: it waits, and `wait` must be awaited. Raises `SlowDown` when the queue is full."""
@@ -126,20 +122,12 @@ class Gate:
     def _wake(self) -> None:
         now_us = self._now_us()
         for granted in self.queue.next(now_us):
-            self._pace(granted.lane, now_us)
+            self._paces[granted.lane].note(now_us)
             waiter = self._waiters.get(id(granted))
             if waiter is not None and not waiter.done():
                 waiter.set_result(True)
 
-    def _pace(self, lane: Lane, now_us: int) -> None:
-        every_us = now_us - self._granted_us[lane]
-        if self._granted_us[lane] and every_us < RETRY_S_MAX * 1e6:
-            self._every_us[lane] += (every_us - self._every_us[lane]) // SMOOTH
-        self._granted_us[lane] = now_us
-
     def _refusal(self, ticket: Ticket, what: str) -> SlowDown:
-        """Say when: by the pace at which the lane's waiters got slots lately, spread so that those who are told together do not come together."""
         lane = ticket.lane
-        turn_s = self.queue.waiting(lane) * self._every_us[lane] / 1e6
-        retry_s = min(RETRY_S_MAX, max(RETRY_S_MIN[lane], turn_s)) * (1 + self._jitter.random())
+        retry_s = self._paces[lane].retry_us(lane, self.queue.waiting(lane), self._jitter) / 1e6
         return SlowDown(f"The {lane} lane's queue {what}. Try again in {retry_s:.0f} s.", retry_after_s=retry_s)

@@ -1,0 +1,1 @@
+"""A day of traffic on plans that nobody has bought yet: the gateway's own decisions under a virtual clock."""
