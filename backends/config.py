@@ -26,6 +26,7 @@ def _slots(value: object) -> object:
 
 
 LOAD_PROVIDERS = frozenset({"vllm"})  # those whose servers say how loaded they are
+PRIORITY_PROVIDERS = frozenset({"vllm"})  # those whose servers know priorities
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -71,8 +72,8 @@ class BackendConfig(Strict):
     """One backend: replicas that are the same to a client, and how to speak to them.
 
     `slots` is how many requests it is given at once, by all processes together; `auto`: as many as its engines are seen to run at once (`load.py`).
-    `priority_scheduling` left out: sent where the server is seen to take it (vLLM only; some versions take it and ignore it unless run with
-    `--scheduling-policy priority`).
+    `priority_scheduling` (vLLM only): whether a request's priority is sent. Each server is tried at start, and one that refuses priorities gets none.
+    Left out: sent where they are taken; some versions take and ignore them unless run with `--scheduling-policy priority` (seen: 0.32).
     """
 
     provider: Name = "openai_compatible"
@@ -114,6 +115,8 @@ class BackendConfig(Strict):
             raise ValueError("give `urls` (such as http://127.0.0.1:8000/v1), or a `vendor` whose address is known")
         if self.slots == "auto" and self.provider not in LOAD_PROVIDERS:
             raise ValueError(f"`slots: auto` is learned from an engine's metrics, which {self.provider} has none of: give a number, or `provider: vllm`")
+        if self.priority_scheduling and self.provider not in PRIORITY_PROVIDERS:
+            raise ValueError(f"`priority_scheduling: true` is for an engine that takes priorities, and {self.provider} sends none: leave it out")
         if len({replica.url for replica in self.urls}) != len(self.urls):
             raise ValueError("the same url twice in `urls`: use `weight`")
         return self

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from backends import health
-from backends.config import BackendConfig
+from backends.config import PRIORITY_PROVIDERS, BackendConfig
 from backends.errors import BackendError, BadAnswer, BadConfig, Saturated, TimedOut, Unreachable
 from backends.health import Facts
 from backends.load import Learner, Load, read_load
@@ -29,6 +29,7 @@ PROBE_TIMEOUTS = Timeouts(connect_s=2.0, first_byte_s=3.0, idle_s=3.0, total_s=6
 LEARN_TIMEOUTS = Timeouts(connect_s=2.0, first_byte_s=10.0, idle_s=5.0, total_s=15.0)  # one token behind everybody else takes a while
 LOAD_TIMEOUTS = Timeouts(connect_s=1.0, first_byte_s=1.0, idle_s=1.0, total_s=2.0)
 LOAD_EVERY_S = 1.0
+MUTE_LOOKS = 3  # in a row, before the log says so: a busy server may be late with its metrics
 COUNT_TIMEOUTS = Timeouts(connect_s=1.0, first_byte_s=2.0, idle_s=2.0, total_s=2.0)  # somebody waits for it: an estimate will do
 SICK = frozenset((502, 503, 504))  # the server is at fault; a 500 may be the request's
 
@@ -91,8 +92,8 @@ class Pool:
         self._missed: dict[str, int] = {}  # probes in a row, by replica
         self._broken_by: set[str] = set()  # exceptions of probes that were logged
         self._learners = {replica.name: Learner() for replica in self.replicas} if config.slots == "auto" else {}
-        self._loads: dict[str, Load] = {}  # by replica, where slots are learned
-        self._mute: set[str] = set()  # replicas that do not say how loaded they are, and were logged for it
+        self._told: dict[str, int] = {}  # what the log last said of a replica's limit
+        self._mute: dict[str, int] = {}  # looks in a row at which a replica did not say how loaded it is
         self._key = None if config.api_key is None else config.api_key.get_secret_value()
         limits = config.timeouts
         self._timeouts = Timeouts(connect_s=limits.connect_s, first_byte_s=limits.first_byte_s, idle_s=limits.idle_s, total_s=limits.total_s)
@@ -108,8 +109,7 @@ class Pool:
     @property
     def slots(self) -> int:
         """How many requests it should have at once, from all processes together: what is configured or learned, for the replicas that may be used now."""
-        now_s = self._monotonic_s()
-        usable = [replica for replica in self.replicas if health.usable(replica, now_s)] or self.replicas
+        usable = self._usable()
         if self.config.slots == "auto":
             return sum(self._learners[replica.name].limit for replica in usable)
         if len(usable) == len(self.replicas):
@@ -123,26 +123,34 @@ class Pool:
 
     @property
     def priority_scheduling(self) -> bool:
-        """Whether priorities are sent: every replica that may be used now takes them."""
+        """Whether priorities are sent: every replica that may be used now takes them (if none may, every one)."""
+        return all(self._takes_priority(replica) for replica in self._usable())
+
+    def _usable(self) -> list[Replica]:
+        """Return the replicas that may be used now; all, if none may."""
         now_s = self._monotonic_s()
-        return all(self._takes_priority(replica) for replica in self.replicas if health.usable(replica, now_s))
+        return [replica for replica in self.replicas if health.usable(replica, now_s)] or self.replicas
 
     def _takes_priority(self, replica: Replica) -> bool:
-        """As configured, or else as the replica has shown; not before it has."""
-        if self.config.priority_scheduling is not None:
-            return self.config.priority_scheduling
+        """As declared, unless the replica has refused one: its slow requests would all be refused. Not declared: once it has taken one."""
         facts = self._facts.get(replica.name)
-        return facts is not None and facts.takes_priority is True
+        seen = None if facts is None else facts.takes_priority
+        return self.config.priority_scheduling is True if seen is None else seen
 
     def _priorities(self, replica: Replica) -> str:
-        """Say for the log whether it is sent priorities, and how that is known."""
-        declared = self.config.priority_scheduling
-        if declared is not None:
-            return f"{'sent' if declared else 'not sent'}, as priority_scheduling says"
-        seen = self._facts[replica.name].takes_priority
-        if seen is None:
-            return "not sent" if not self.provider.own_servers else "not sent until it is seen to take them"
-        return "sent, it takes them (run with --scheduling-policy priority, or it ignores them)" if seen else "not sent, it refuses them"
+        """Say for the log whether it is sent priorities, and how that is known: declared by the configuration, seen by the probe, or neither."""
+        declared, seen = self.config.priority_scheduling, self._facts[replica.name].takes_priority
+        if self.config.provider not in PRIORITY_PROVIDERS:
+            return "none there"
+        if declared is False:
+            return "not sent (priority_scheduling: false)"
+        if declared:
+            return {None: "sent (declared; not tried)", True: "sent (declared, and taken)", False: "not sent (declared, but refused)"}[seen]
+        return {
+            None: "not sent (not declared; not tried)",
+            True: "sent (not declared, but taken: without --scheduling-policy priority some versions take and ignore them)",
+            False: "not sent (refused)",
+        }[seen]
 
     def context_tokens(self, model: str) -> int | None:
         """Return the least context (tokens) that the replicas gave for a model; one that serves a single model means it under any name."""
@@ -289,7 +297,7 @@ class Pool:
             await asyncio.sleep(LOAD_EVERY_S)
 
     async def _look(self, replica: Replica, transport: Transport) -> None:
-        """Learn from a replica's load. One that does not say it keeps its limit, and that is logged once."""
+        """Learn from a replica's load. One that does not say it keeps its limit; that is logged once, and what is learned when it is much."""
         exchange = self.provider.load_exchange(self._side(replica, "", LOAD_TIMEOUTS))
         assert exchange is not None  # the configuration takes `auto` only where there is one
         try:
@@ -298,28 +306,32 @@ class Pool:
             why = f"{exchange.path} answered {status}"
         except Exception as error:  # noqa: BLE001 - a server may answer anything; it is logged below, and teaches nothing
             load, why = Load(), str(error) or type(error).__name__
-        learner, before = self._learners[replica.name], self._loads.get(replica.name)
-        self._loads[replica.name] = load
+        learner = self._learners[replica.name]
         if load.running is None or load.waiting is None:
-            if replica.name not in self._mute:
-                self._mute.add(replica.name)
+            self._mute[replica.name] = mute = self._mute.get(replica.name, 0) + 1
+            if mute == MUTE_LOOKS:
                 log.warning("backend %s: %s does not say how loaded it is, its slots stay %d: %s", self.name, replica.name, learner.limit, why)
             return
-        self._mute.discard(replica.name)
-        if learner.heard(load) or before is None:
+        self._mute.pop(replica.name, None)
+        learner.heard(load)
+        told = self._told.get(replica.name)
+        if told is None or abs(learner.limit - told) > max(2, told // 4):  # at rest it goes up and down by an eighth
+            self._told[replica.name] = learner.limit
             log.info("backend %s: %s is given %d requests at once (%d run in it, %d wait)", self.name, replica.name, learner.limit, load.running, load.waiting)
 
     async def _learn(self, replica: Replica, transport: Transport) -> None:
         """Ask one of the operator's own servers what it is, unless it has said so."""
         target = self._side(replica, "", LEARN_TIMEOUTS)
-        known = self._facts.get(replica.name)
-        asks_priority = self.config.priority_scheduling is None and self.provider.priority_exchange(target) is not None
-        if not self.provider.own_servers or (known is not None and known.models and not (asks_priority and known.takes_priority is None)):
+        known, declared = self._facts.get(replica.name), self.config.priority_scheduling
+        asks_priority = declared is not False and self.provider.priority_exchange(target) is not None
+        again = asks_priority and declared is None and known is not None and known.takes_priority is None  # one that is declared is tried once
+        if not self.provider.own_servers or (known is not None and known.models and not again):
             return
         facts = await health.learn(self.provider, target, transport, priority=asks_priority)
         self._facts[replica.name] = facts
         if facts != known:
-            log.info(
+            log.log(
+                logging.WARNING if declared and facts.takes_priority is False else logging.INFO,
                 "backend %s: %s serves %.500s; context %.500s tokens; priorities: %s",
                 self.name, replica.name, ", ".join(facts.models) or "?", dict(facts.context_tokens) or "?", self._priorities(replica),
             )  # fmt: skip

@@ -99,8 +99,10 @@ class Provider(Protocol):
         """Return OpenAI's own `code` for a refusal whose server names none, by the error's `type` (`kind`) and message; None: leave it as it is."""
         ...
 
-    def flex_refused(self, status: int, code: str | None) -> bool:
-        """Tell whether a refusal only says that the cheap tier has no room now, so that the request may be sent again without it."""
+    def flex_refused(self, status: int, code: str | None, param: str | None = None, message: str = "") -> bool:
+        """Tell whether a refusal of a request that asked for the cheap tier is of that tier only: it has no room now, or this model is not sold in it.
+        Then the same request may be sent again without it. `code`, `param`, `message`: of the error.
+        """
         ...
 
     def load_exchange(self, target: Target) -> Exchange | None:

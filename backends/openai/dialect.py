@@ -21,7 +21,8 @@ from backends.vendors import PLAIN, Vendor
 USER_AGENT = f"weir/{version('weir-gateway')}"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 TOO_LONG = "context_length_exceeded"
-FLEX_NO_ROOM = "resource_unavailable"
+_FLEX_NO_ROOM = frozenset({(429, "resource_unavailable"), (498, "capacity_exceeded")})  # OpenAI, which does not charge for it; Groq
+_SAYS_NO_FLEX = re.compile(r"\bflex\b|service[ _]tier|resource[ _]unavailable", re.IGNORECASE)
 _SAYS_TOO_LONG = re.compile(r"maximum (?:context|model) length")  # OpenAI itself, vLLM, SGLang, TGI, and the vendors that run them
 _AUTH = {"bearer": ("authorization", "Bearer "), "api-key": ("api-key", ""), "x-api-key": ("x-api-key", "")}
 # What the dialect itself sells beside tokens: a dearer tier, searches. No client switches these on, but for a tier that its model's rate prices.
@@ -127,9 +128,14 @@ class OpenAIDialect:
         """Return OpenAI's code for a refusal that a server words without one: so far, a prompt that is too long."""
         return TOO_LONG if 400 <= status < 500 and _SAYS_TOO_LONG.search(message) else None
 
-    def flex_refused(self, status: int, code: str | None) -> bool:
-        """OpenAI documents 429 `resource_unavailable` where its flex tier has no room, and that it is not charged; a 408 is a time-out, and no such word."""
-        return status == 429 and code == FLEX_NO_ROOM
+    def flex_refused(self, status: int, code: str | None, param: str | None = None, message: str = "") -> bool:
+        """Tell a refusal of the tier from one of the request: no room in it ("429 Resource Unavailable" at OpenAI, 498 at Groq), or a model or project
+        that is not sold in it (400 about `service_tier`: "Flex is not available for this model."). Where no code says so, the words do: a request
+        that is wrongly sent again is refused again, and costs nothing.
+        """
+        if self.flex_tier is None or status not in (400, 403, 404, 422, 429, 498):
+            return False
+        return (status, code) in _FLEX_NO_ROOM or param == "service_tier" or _SAYS_NO_FLEX.search(message) is not None
 
     def count_exchange(self, text: str, target: Target) -> Exchange | None:
         """The dialect has no way to count tokens."""

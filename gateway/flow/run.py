@@ -84,11 +84,19 @@ async def _attempts(services: "Services", settler: Settler, admitted: Admitted, 
 
 
 def _without_flex(settler: Settler, attempt: "Attempt", failure: BackendError | Refusal) -> bool:
-    """Tell whether a backend may be asked again because it only had no room in its cheap tier, which is then not asked for any more."""
-    if settler.tier != attempt.pool.provider.flex_tier or not settler.buys_flex or not isinstance(failure, UpstreamRefused):
+    """Tell whether a backend may be asked again because it refused its cheap tier only, which is then not asked for any more."""
+    if not _refused_flex(settler, attempt, failure):
         return False
-    settler.flex = not attempt.pool.provider.flex_refused(failure.status, failure.code)
-    return not settler.flex
+    settler.flex = False
+    return True
+
+
+def _refused_flex(settler: Settler, attempt: "Attempt", failure: BackendError | Refusal) -> bool:
+    """Tell whether it is the cheap tier that was refused: it has no room now, or the model is not sold in it."""
+    provider = attempt.pool.provider
+    if not settler.buys_flex or settler.tier is None or settler.tier != provider.flex_tier or not isinstance(failure, UpstreamRefused):
+        return False
+    return provider.flex_refused(failure.status, failure.code, failure.param, failure.public)
 
 
 async def _undisturbed(settler: Settler, work: Coroutine[Any, Any, Failure]) -> Failure:
@@ -132,7 +140,7 @@ async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", c
         outcome = "served"
     except NotServed as error:
         settler.out = False
-        if error.final:
+        if error.final and not _refused_flex(settler, attempt, error.refusal):
             outcome = "refused"
             raise error.refusal from None
         return error.refusal

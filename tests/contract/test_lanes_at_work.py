@@ -250,14 +250,24 @@ async def test_a_fast_request_spills_over_where_its_plan_pays_and_a_slow_one_nev
         assert len(await house.events(2)) == 2
 
 
-async def test_a_slow_request_buys_the_vendors_cheap_tier_and_goes_without_where_that_has_no_room(tmp_path: Path, scripted_upstream: ScriptedUpstream) -> None:
+NO_FLEX = [
+    (429, {"message": "Resource unavailable", "type": "resource_unavailable", "code": "resource_unavailable", "param": None}),
+    (498, {"message": "Flex tier capacity exceeded", "type": "capacity_exceeded", "code": "capacity_exceeded"}),
+    (400, {"message": "Flex is not available for this model.", "type": "invalid_request_error", "code": None, "param": None}),
+    (400, {"message": "Invalid service_tier argument", "type": "invalid_request_error", "code": None, "param": "service_tier"}),
+]
+
+
+@pytest.mark.parametrize(("status", "refusal"), NO_FLEX, ids=["no room", "no room at Groq", "not sold for this model", "not sold to this project"])
+async def test_a_slow_request_buys_the_vendors_cheap_tier_and_goes_without_where_that_is_refused(
+    tmp_path: Path, scripted_upstream: ScriptedUpstream, status: int, refusal: dict[str, Any]
+) -> None:
     backend = one_slot(scripted_upstream, vendor="openai", api_key="k")
     async with open_house(tmp_path, {"m": backend}, plan={"allowance_ncr": 0}) as house:
         scripted_upstream.play(completion("a"))
         assert (await house.chat()).status_code == 200
         assert scripted_upstream.requests[-1].json()["service_tier"] == "flex"
-        no_room = {"error": {"message": "Resource unavailable", "type": "resource_unavailable", "code": "resource_unavailable", "param": None}}
-        scripted_upstream.play(json_answer(no_room, status=429))
+        scripted_upstream.play(json_answer({"error": refusal}, status=status))
         scripted_upstream.play(completion("b"))
         answer = await house.chat()
         booked = await house.events(2)

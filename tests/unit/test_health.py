@@ -48,11 +48,38 @@ async def test_a_server_that_refuses_a_priority_is_sent_none(status: int) -> Non
     assert not pool.priority_scheduling
 
 
-async def test_a_configured_priority_is_not_asked_for() -> None:
-    pool, transport = vllm_pool({"/health": (200, b""), "/v1/models": (200, MODELS)}, priority_scheduling=True)
+@pytest.mark.parametrize(
+    ("declared", "answer", "sent", "said"),
+    [
+        (True, (200, COMPLETION), True, "sent (declared, and taken)"),
+        (True, (400, b""), False, "not sent (declared, but refused)"),
+        (True, (503, b""), True, "sent (declared; not tried)"),
+        (False, (200, COMPLETION), False, "not sent (priority_scheduling: false)"),
+        (None, (200, COMPLETION), True, "sent (not declared, but taken: without --scheduling-policy priority some versions take and ignore them)"),
+        (None, (400, b""), False, "not sent (refused)"),
+        (None, (503, b""), False, "not sent (not declared; not tried)"),
+    ],
+)
+async def test_priorities_are_tried_at_start_and_the_log_says_what_is_sent_and_why(
+    declared: bool | None, answer: tuple[int, bytes], sent: bool, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, transport = vllm_pool({"/health": (200, b""), "/v1/models": (200, MODELS), "/v1/completions": answer}, priority_scheduling=declared)
+    assert pool.priority_scheduling is (declared is True), "before it is seen, as declared"
+    with caplog.at_level("INFO"):
+        await pool.probe(pool.replicas[0], transport)
+    assert pool.priority_scheduling is sent
+    assert caplog.records[-1].levelname == ("WARNING" if "but refused" in said else "INFO")
+    assert caplog.messages[-1].endswith(f"http://a/v1 serves smollm2; context {{'smollm2': 2048}} tokens; priorities: {said}")
     await pool.probe(pool.replicas[0], transport)
-    assert pool.priority_scheduling
-    assert "/v1/completions" not in [exchange.path for exchange in transport.sent]
+    tries = [exchange.path for exchange in transport.sent].count("/v1/completions")
+    assert tries == (0 if declared is False else 2 if declared is None and answer[0] == 503 else 1)
+
+
+async def test_a_backend_of_which_no_replica_may_be_used_takes_priorities_if_all_do() -> None:
+    pool, transport = vllm_pool({"/health": (200, b""), "/v1/models": (200, MODELS), "/v1/completions": (400, b"")})
+    await pool.probe(pool.replicas[0], transport)
+    pool.drain("http://a/v1")
+    assert not pool.priority_scheduling
 
 
 async def test_a_replica_that_misses_two_probes_is_held_out_until_one_succeeds_and_is_then_asked_anew() -> None:
@@ -97,11 +124,13 @@ async def test_a_list_of_models_of_another_shape_harms_nothing(listing: bytes) -
     assert pool.context_tokens("m") is None
 
 
-async def test_llamas_context_of_one_slot_is_learned_under_any_name_it_is_asked_for() -> None:
+async def test_llamas_context_of_one_slot_is_learned_under_any_name_it_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     transport = ScriptedTransport(by_path={"/health": (200, b""), "/v1/models": (200, LLAMA_MODELS)})
     pool = Pool("b", BackendConfig.model_validate({"provider": "local", "urls": "http://a/v1"}), transport)
-    await pool.probe(pool.replicas[0], transport)
+    with caplog.at_level("INFO"):
+        await pool.probe(pool.replicas[0], transport)
     assert pool.context_tokens("anything") == 2048
+    assert not pool.priority_scheduling and caplog.messages[-1].endswith("priorities: none there")
 
 
 def test_a_server_that_answers_probes_and_fails_requests_waits_out_its_back_off_after_two_quick_returns() -> None:

@@ -45,7 +45,7 @@ async def test_slots_are_learned_from_each_replicas_own_metrics() -> None:
     transport = ScriptedTransport(by_path={"/metrics": metrics(5, 3)})
     learning = pool_of(transport, "http://a/v1", "http://b/v1", provider="vllm", slots="auto")
     assert learning.slots == 2 * START
-    await looks(learning, transport, 2)
+    await looks(learning, transport, 3)
     assert learning.slots == 10
     learning.drain("http://a/v1")
     assert learning.slots == 5
@@ -56,10 +56,31 @@ async def test_slots_are_learned_from_each_replicas_own_metrics() -> None:
 async def test_an_engine_that_does_not_say_keeps_its_slots_and_is_named_once(answer: tuple[int, bytes] | Exception, caplog: pytest.LogCaptureFixture) -> None:
     transport = ScriptedTransport(by_path={"/metrics": answer})
     learning = pool_of(transport, provider="vllm", slots="auto")
+    said = "does not say how loaded it is"
     with caplog.at_level(logging.WARNING):
-        await looks(learning, transport, 3)
+        await looks(learning, transport, pool.MUTE_LOOKS - 1)
+        assert said not in caplog.text, "a busy server may be late with its metrics"
+        await looks(learning, transport, 5)
     assert learning.slots == START
-    assert sum("does not say how loaded it is" in record.message for record in caplog.records) == 1
+    assert caplog.text.count(said) == 1
+
+
+async def test_the_log_says_what_was_learned_first_and_when_it_changed_much_and_not_each_trial(caplog: pytest.LogCaptureFixture) -> None:
+    transport = ScriptedTransport()
+    learning = pool_of(transport, provider="vllm", slots="auto")
+
+    async def engine_runs(capacity: int, count: int) -> list[str]:
+        caplog.clear()
+        for _ in range(count):
+            transport.by_path["/metrics"] = metrics(min(capacity, learning.slots), max(0, learning.slots - capacity))
+            await looks(learning, transport, 1)
+        return [record.message for record in caplog.records]
+
+    with caplog.at_level(logging.INFO):
+        (*_, last) = await engine_runs(40, 30)
+        assert last == "backend b: http://a/v1 is given 40 requests at once (40 run in it, 14 wait)"
+        assert await engine_runs(40, 100) == []
+        assert len(await engine_runs(10, 100)) == 1
 
 
 async def test_the_watch_looks_every_second_and_ends_with_its_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,48 @@ def test_flex_is_bought_where_it_is_sold_and_the_client_named_no_tier() -> None:
     assert json.loads(body_of(plain.exchange(call_of(b'{"model":"m"}'), target_at(flex=True)))) == {"model": "upstream"}
 
 
+FLEX = {"name": "v", "title": "v1", "base_url": None, "flex": "cheap"}
+
+
+@pytest.mark.parametrize(
+    ("provider", "tier"),
+    [
+        (OpenAIDialect(vendor_named("openai")), "flex"),
+        (OpenAIDialect(Vendor.model_validate(FLEX)), "cheap"),
+        (OpenAIDialect(Vendor.model_validate({**FLEX, "withholds": ["service_tier"]})), "cheap"),  # a client's is not passed on; ours is
+        (OpenAIDialect(Vendor.model_validate({**FLEX, "refuses": ["service_tier"]})), None),
+        (OpenAIDialect(Vendor.model_validate({**FLEX, "accepts": ["model", "messages"]})), None),
+        (VLLM(Vendor.model_validate(FLEX)), None),  # the operator's own server sells nothing
+        (OpenAIDialect(), None),
+    ],
+    ids=["sold", "by another name", "withheld", "refused", "not accepted", "own server", "not sold"],
+)
+def test_what_buys_the_cheap_tier_is_said_and_sent_alike(provider: OpenAIDialect, tier: str | None) -> None:
+    assert provider.flex_tier == tier
+    assert json.loads(body_of(provider.exchange(call_of(b'{"model":"m"}'), target_at(flex=True)))).get("service_tier") == tier
+
+
+@pytest.mark.parametrize(
+    ("refusal", "of_the_tier"),
+    [
+        ((429, "resource_unavailable", None, ""), True),
+        ((429, None, None, "Resource Unavailable"), True),
+        ((498, "capacity_exceeded", None, ""), True),
+        ((400, None, "service_tier", "Invalid service_tier argument"), True),
+        ((400, None, None, "Flex is not available for this model."), True),
+        ((429, "rate_limit_exceeded", None, "Rate limit reached for gpt-5 on tokens per min"), False),
+        ((429, "insufficient_quota", None, "You exceeded your current quota"), False),
+        ((400, "invalid_value", "messages", "Invalid value for a flexible schema"), False),
+        ((401, None, None, "flex"), False),
+        ((500, "resource_unavailable", "service_tier", "flex"), False),
+    ],
+    ids=str,
+)
+def test_a_refusal_of_the_cheap_tier_is_told_from_one_of_the_request(refusal: tuple[int, str | None, str | None, str], of_the_tier: bool) -> None:
+    assert OpenAIDialect(vendor_named("openai")).flex_refused(*refusal) is of_the_tier
+    assert not VLLM().flex_refused(*refusal), "it was not asked for there"
+
+
 def test_streamlakes_400_for_a_rate_limit_is_a_429_and_its_other_400s_stay() -> None:
     provider = OpenAIDialect(vendor_named("streamlake"))
     assert provider.true_status(400, b'{"error":{"code":"RateLimitExceeded"}}') == 429
@@ -206,7 +248,10 @@ def test_vllms_tokenizer_and_health_stand_beside_v1() -> None:
     health = provider.health_exchange(target)
     assert counting is not None
     assert health is not None
-    assert (counting.path, health.path) == ("/prefix/tokenize", "/prefix/health")
+    metrics = provider.load_exchange(target)
+    assert metrics is not None
+    assert (counting.path, health.path, metrics.path) == ("/prefix/tokenize", "/prefix/health", "/prefix/metrics")
+    assert OpenAICompatible().load_exchange(target) is LlamaServer().load_exchange(target) is None
     assert json.loads(body_of(counting)) == {"model": "upstream", "prompt": "héllo", "add_special_tokens": False}
     assert provider.count(b'{"count":2,"max_model_len":2048,"tokens":[1,2]}') == 2
     assert LlamaServer().count(b'{"tokens":[28120,905]}') == 2
