@@ -23,13 +23,16 @@ BYTES_MAX = 4 * 2**20  # that wait to be let out; past it the upstream waits
 _TOOL_CALL = re.compile(rb'"(?:tool_calls":\s*\[\s*\{|function_call":\s*\{)')  # in a text its quotes would be escaped
 
 
+def pace_of(reserved: Reserved) -> int | None:
+    """Return how many events a second are let out of a request's stream; None: all at once."""
+    if reserved.lane is Lane.FAST or not reserved.admitted.received.call.stream:
+        return None
+    return reserved.admitted.terms.slow_tokens_per_second
+
+
 @asynccontextmanager
-async def paced(services: "Services", reserved: Reserved, client: Client) -> AsyncGenerator[Client]:
+async def paced(services: "Services", client: Client, per_s: int) -> AsyncGenerator[Client]:
     """Give the client to write to; at the end all that was written has been let out. An error or a cancellation ends it at once."""
-    per_s = reserved.admitted.terms.slow_tokens_per_second
-    if reserved.lane is Lane.FAST or per_s is None or not reserved.admitted.received.call.stream:
-        yield client
-        return
     slowed = PacedClient(services, client, 1 / per_s)
     try:
         yield slowed
@@ -51,22 +54,27 @@ class PacedClient:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     async def head(self, status: int, headers: Headers) -> None:
         """Begin the answer."""
         await self._client.head(status, headers)
 
     async def write(self, data: bytes) -> None:
-        """Take whole events; returns when few enough wait."""
+        """Take whole events; returns when few enough wait. After `stop` nobody is there to read them."""
+        if self._stopped:
+            return
         self._events.extend(split_events(data))
         self._bytes += len(data)
         self._begin()
-        while self._bytes > BYTES_MAX:
+        while self._bytes > BYTES_MAX and not self._stopped:
             self._room.clear()
             await self._room.wait()
 
     async def end(self, data: bytes = b"") -> None:
         """Take the last part; `drained` waits until it is out."""
+        if self._stopped:
+            return
         self._last = data
         self._begin()
 
@@ -76,7 +84,9 @@ class PacedClient:
             await self._task
 
     async def stop(self) -> None:
-        """Let nothing more out."""
+        """Let nothing more out; whoever waits to write goes on, as one whose answer is drained for a vendor that bills it anyway."""
+        self._stopped = True
+        self._room.set()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

@@ -16,7 +16,7 @@ from billing.errors import BooksUnavailable
 from gateway.errors import Refusal, Unavailable, UpstreamRefused
 from gateway.flow import queue
 from gateway.flow.admit import admit
-from gateway.flow.pace import paced
+from gateway.flow.pace import pace_of, paced
 from gateway.flow.refuse import NotServed, not_served
 from gateway.flow.relay import is_stream, recorded, relay_stream, relay_whole, settle_unseen
 from gateway.flow.reserve import reserve, reserve_again
@@ -72,15 +72,23 @@ async def _attempts(services: "Services", settler: Settler, admitted: Admitted, 
             left = list(services.planner.plan(settler.reserved.admitted.received.call.model))
             continue
         attempt = place.attempt
-        async with paced(services, settler.reserved, client) as out:
-            work = _in_slot(services, settler, attempt, out)
-            failure = await (_undisturbed(settler, work) if attempt.pool.config.on_disconnect == "drain" else work)
+        per_s = pace_of(settler.reserved)
+        if per_s is None:
+            failure = await _try(services, settler, attempt, client)
+        else:
+            async with paced(services, client, per_s) as out:
+                failure = await _try(services, settler, attempt, out)
         if failure is None:
             return
         log.warning("request %s: backend %s: %s", admitted.received.call.request_id, attempt.backend, failure)
         if not _without_flex(settler, attempt, failure):
             left.remove(attempt)
     raise not_served(failure, settler.reserved.admitted.received.call.model)
+
+
+def _try(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> Coroutine[Any, Any, Failure]:
+    work = _in_slot(services, settler, attempt, client)
+    return _undisturbed(settler, work) if attempt.pool.config.on_disconnect == "drain" else work
 
 
 def _without_flex(settler: Settler, attempt: "Attempt", failure: BackendError | Refusal) -> bool:

@@ -214,6 +214,25 @@ async def test_who_leaves_a_paced_stream_is_charged_for_what_the_engine_made(tmp
     assert (booked.outcome, booked.charge_ncr) == (again.outcome, again.charge_ncr) == ("complete", 7 * 1_000_000 + 3 * 3_000_000)
 
 
+async def test_an_answer_that_a_vendor_bills_anyway_is_drained_when_its_client_leaves_a_paced_stream(
+    tmp_path: Path, scripted_upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.flow.pace.BYTES_MAX", 500)  # so that the upstream has to wait for the pace
+    plan = {"allowance_ncr": 0, "slow_tokens_per_second": 1}
+    async with open_house(tmp_path, {"m": one_slot(scripted_upstream, on_disconnect="drain")}, plan=plan) as house:
+        scripted_upstream.play(*stream(*(["word "] * 50)))
+        async with house.client.stream(
+            "POST",
+            "/v1/chat/completions",
+            json={"model": "m", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 50, "stream": True},
+            headers={"authorization": f"Bearer {house.key}"},
+        ) as answer:
+            await anext(answer.aiter_raw())
+        (booked,) = await house.events(1)
+        assert (booked.outcome, booked.charge_ncr) == ("complete", 7 * 1_000_000 + 50 * 3_000_000)
+        assert house.services.gates["m"].queue.running == 0
+
+
 @pytest.fixture
 def second_upstream() -> Iterator[ScriptedUpstream]:
     upstream = ScriptedUpstream()
