@@ -38,6 +38,7 @@ class GroupCommit:
         self._next: Group | None = None
         self._jobs: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()  # the loop starts the thread, and a stop comes from another: one that has not begun cannot be waited for
         self._since_s: float | None = None  # when the push under way began
         self._stopped = False
         self.pushes = 0
@@ -68,11 +69,12 @@ class GroupCommit:
 
     def stop(self, wait_s: float) -> None:
         """End the thread, waiting for a push under way, at most so long. Nobody waits for anything after that."""
-        self._stopped = True
-        if self._thread is not None:
+        with self._starting:
+            self._stopped = True
+            thread, self._thread = self._thread, None
+        if thread is not None:
             self._jobs.put(None)
-            self._thread.join(wait_s)
-            self._thread = None
+            thread.join(wait_s)
 
     def _begin(self) -> None:
         group, self._next = self._next, None
@@ -85,9 +87,13 @@ class GroupCommit:
             group.done.set()
             self._pushed()
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._main, name="weir-journal-sync", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._stopped:  # meanwhile
+                group.done.set()
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._main, name="weir-journal-sync", daemon=True)
+                self._thread.start()
         self._since_s = time.monotonic()
         self._jobs.put(group)
 
