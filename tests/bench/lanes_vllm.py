@@ -102,10 +102,8 @@ class Bench:
         self.record.finished += ended if door.name == "weir" else 0
         self.record.stretches.append(stretch)
         waits = [f"{answer.wait_s * 1000:.0f}" for answer in stretch.answers if answer.tenant == PAYING]
-        print(
-            f"round {number} {kind:6} ms to first token: {' '.join(waits)}; others used {self.record.foreign[-1]:.2f} cores, the host {self.record.stolen[-1]:.2f}",
-            flush=True,
-        )
+        beside = f"others used {self.record.foreign[-1]:.2f} cores, the host {self.record.stolen[-1]:.2f}"
+        print(f"round {number} {kind:6} ms to first token: {' '.join(waits)}; {beside}", flush=True)
 
     def _new(self, door: Door, kind: str, number: int) -> Stretch:
         return Stretch(door, self.record.traffic, lambda: time.monotonic() - self._clock_zero_s, name=kind, round_=number, chance=self._chance)
