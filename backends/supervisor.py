@@ -197,6 +197,8 @@ class Supervisor:
         if self._reader is not None:
             await asyncio.wait((self._reader,), timeout=1.0)
             self._reader.cancel()
+        if self._process is not None:  # its pipe too, which a reader that was not waited for leaves open; asyncio offers no other way
+            self._process._transport.close()  # type: ignore[attr-defined]
 
     async def _read_lines(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

@@ -32,11 +32,11 @@ class Traffic:
     paying_words: int = 350
     paying_tokens: int = 16
     settle_s: float = 5  # until the flood has filled the engine
-    alone_s: float = 15  # the flood by itself
-    paying_s: float = 40  # and with the paying tenant
+    alone_s: float = 10  # the flood by itself
+    paying_s: float = 30  # and with the paying tenant
     idle_s: float = 20  # the paying tenant by itself
     idle_every_s: float = 2.0
-    answer_s_max: float = 90  # so long its last requests may take; a slower one counts as so slow
+    answer_s_max: float = 60  # so long its last requests may take; a slower one counts as so slow
 
     @property
     def names(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Lanes on a real vLLM: a tenant in credit keeps its time to first token while tenants that used theirs up flood; without lanes it does not.
 
-    make bench-lanes                                     # the long form, 12 minutes: a table, CSV and a plot in .bench/lanes
+    make bench-lanes                                     # the long form, 20 minutes: a table, CSV and a plot in .bench/lanes
     make bench-lanes ARGS="--rounds 1 --slots 4"         # VLLM_URL=http://.../v1 measures one that runs already
 
 Stretches of four kinds take turns in one run on one engine, so that a machine that is slower for a minute is so for all of them: `idle` (the
@@ -34,22 +34,22 @@ from tests.real.servers import ModelServer, vllm
 
 FOLDER = ROOT / ".bench" / "lanes"
 UNDER_WAY, ANSWERED, WHOLE = ("vllm:num_requests_running{", "vllm:num_requests_waiting{"), "vllm:request_success_total{", re.compile('reason="(stop|length)"')
-ALONE_MIN = 0.7  # of the engine's tokens: seven of its slots, of sixteen requests that it would run at once
+ALONE_MIN = 0.7  # of the tokens without a gateway: the slow lane has seven of eight slots
 KV_BYTES = 256 * 2**20  # room for max-num-seqs requests of the flood: with less, the flood is slow for want of memory and not of turns
 
 
-SHORT = Traffic(at_once=2, flood_tokens=(32, 64), paying_tokens=8, settle_s=2, alone_s=4, paying_s=14, idle_s=7, idle_every_s=1, answer_s_max=4)
-SHORT_LIMITS = Limits(slow_depth_max=24, wait_s_max=15, age_s_max=20)
+SHORT = Traffic(at_once=2, flood_tokens=(32, 64), paying_tokens=8, settle_s=2, alone_s=4, paying_s=14, idle_s=6, idle_every_s=1, answer_s_max=3)
+SHORT_LIMITS = Limits(slots=8, slow_depth_max=24, wait_s_max=15, age_s_max=20)
 
 
 class Bench:
     """The gateway before the engine, and what is measured there."""
 
-    def __init__(self, server: ModelServer, folder: Path, traffic: Traffic, limits: Limits, *, kinds: Sequence[str], seed: int = 1) -> None:
+    def __init__(self, server: ModelServer, folder: Path, traffic: Traffic, limits: Limits, *, kinds: Sequence[str]) -> None:
         self.server = server
         self.record = Run(traffic, limits, kinds)
         self.gateway = write_gateway(folder, settings(server, traffic, limits))
-        self._chance = random.Random(seed)
+        self._chance = random.Random()  # prompts that no earlier run has sent: the engine keeps what it has read
         self._clock_zero_s = time.monotonic()
         self._direct = Door("direct", server.base_url)
 
@@ -101,9 +101,8 @@ class Bench:
         ended = await self._idle_engine() - ended
         self.record.finished += ended if door.name == "weir" else 0
         self.record.stretches.append(stretch)
-        waits = [f"{answer.wait_s * 1000:.0f}" for answer in stretch.answers if answer.tenant == PAYING]
-        beside = f"others used {self.record.foreign[-1]:.2f} cores, the host {self.record.stolen[-1]:.2f}"
-        print(f"round {number} {kind:6} ms to first token: {' '.join(waits)}; {beside}", flush=True)
+        waits = " ".join(f"{answer.wait_s * 1000:.0f}" for answer in stretch.answers if answer.tenant == PAYING)
+        print(f"round {number} {kind:6} ms to first token: {waits}; cores used by others {self.record.foreign[-1]:.2f}", flush=True)
 
     def _new(self, door: Door, kind: str, number: int) -> Stretch:
         return Stretch(door, self.record.traffic, lambda: time.monotonic() - self._clock_zero_s, name=kind, round_=number, chance=self._chance)
@@ -143,7 +142,7 @@ def booked(gateway: Gateway) -> dict[str, dict[str, Any]]:
     """Read the usage events of a gateway that has stopped."""
     books = sqlite3.connect(gateway.data_dir / "weir.db")
     books.row_factory = sqlite3.Row
-    rows = {row["id"]: dict(row) for row in books.execute("SELECT id, tenant_id, lane, output, outcome, queue_ms FROM usage_event")}
+    rows = {row["id"]: dict(row) for row in books.execute("SELECT id, tenant_id, lane, cache_read, output, outcome, queue_ms FROM usage_event")}
     books.close()
     return rows
 
@@ -181,16 +180,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="the form that the tests run, 1 minute")
     parser.add_argument("--rounds", type=int, default=None)
-    parser.add_argument("--slots", type=int, default=Limits.slots, help="requests that Weir and the pass-through give the engine at once")
+    parser.add_argument("--slots", type=int, help="requests that Weir and the pass-through give the engine at once")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     options = parser.parse_args()
     folder: Path = options.folder
     shutil.rmtree(folder, ignore_errors=True)
     traffic, limits = (SHORT, SHORT_LIMITS) if options.short else (Traffic(), Limits())
     with roomy_vllm(folder) as server:
-        bench = Bench(server, folder / "gateway", traffic, replace(limits, slots=options.slots), kinds=("lanes", "direct") if options.short else Run.kinds)
+        bench = Bench(
+            server, folder / "gateway", traffic, replace(limits, slots=options.slots or limits.slots), kinds=("lanes", "direct") if options.short else Run.kinds
+        )
         try:
-            run = asyncio.run(bench.run(options.rounds or (1 if options.short else 3)))
+            run = asyncio.run(bench.run(options.rounds or (1 if options.short else 4)))
         finally:
             bench.gateway.kill()
     write_csv(run, folder / "requests.csv")
