@@ -82,7 +82,7 @@ def test_a_stalled_store_holds_up_no_request_for_longer_than_the_wait(valkey: Va
         assert max(int(longest) for _, longest in answers) < WAIT_MS + 500
         after_s = time.monotonic()
         stalled = [int(answer) for answer in together.tell("burst 50")]
-        assert time.monotonic() - after_s < 1
+        assert time.monotonic() - after_s < 5, "fifty waits were twelve seconds"
         assert sum(stalled) > 0
         valkey.go_on()
         assert together.tell("up") == ["up"] * PROCESSES

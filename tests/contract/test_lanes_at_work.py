@@ -19,6 +19,7 @@ from tests.real.upstream import STREAM_HEAD, ScriptedUpstream, Wait, completion,
 
 CREDIT = NCR_PER_CREDIT
 PATIENT = {"connect_s": 1.0, "first_byte_s": 20.0, "whole_s": 20.0, "idle_s": 20.0}
+ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 50, "stream": True}
 QUICK_COMMENTS = "\nlanes: {comment_every_s: 1, slow: {wait_ms_max: 1600}}\n"
 
 
@@ -151,41 +152,46 @@ async def test_a_grant_brings_what_waits_in_the_slow_lane_into_the_fast_one(tmp_
     assert all(one.cover_ncr == one.charge_ncr > 0 for one in booked), "the one that ended in the slow lane found free credits too"
 
 
-async def test_a_paced_plan_holds_slow_requests_back_and_no_fast_ones(tmp_path: Path, scripted_upstream: ScriptedUpstream) -> None:
-    plan = {"allowance_ncr": 0, "slow_delay_ms": 400}
-    async with open_house(tmp_path, {"m": one_slot(scripted_upstream)}, plan=plan) as house:
+async def test_a_paced_plan_holds_slow_requests_back(tmp_path: Path, scripted_upstream: ScriptedUpstream) -> None:
+    async with open_house(tmp_path, {"m": one_slot(scripted_upstream)}, plan={"allowance_ncr": 0, "slow_delay_ms": 400}) as house:
         scripted_upstream.play(completion("a"))
         slow = await house.chat()
-        assert int(slow.headers["openai-processing-ms"]) >= 400, "the delay counts from the request's arrival"
+    assert int(slow.headers["openai-processing-ms"]) >= 400, "the delay counts from the request's arrival"
+
+
+async def test_a_paced_plan_holds_no_fast_ones_back_and_a_grant_ends_the_holding(tmp_path: Path, scripted_upstream: ScriptedUpstream) -> None:
+    async with open_house(tmp_path, {"m": one_slot(scripted_upstream)}, plan={"allowance_ncr": 0, "slow_delay_ms": 60_000}) as house:
+        scripted_upstream.play(completion("a"))
         waits = asyncio.create_task(house.chat())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not house.services.gates["m"].paced:
                 await asyncio.sleep(0.005)
-        scripted_upstream.play(completion("a"))
-        began = asyncio.get_running_loop().time()
         await topped_up(house)
         house.services.accounts.refresh(TENANT)
-        answer = await waits
-        assert answer.headers["x-weir-lane"] == "fast" and asyncio.get_running_loop().time() - began < 0.4, "a grant ends the holding back"
-        scripted_upstream.play(completion("a"))
-        assert int((await house.chat()).headers["x-weir-queue-ms"]) < 100
+        async with asyncio.timeout(20):  # a third of the delay
+            assert (await waits).headers["x-weir-lane"] == "fast"
+            scripted_upstream.play(completion("a"))
+            assert (await house.chat()).headers["x-weir-lane"] == "fast"
 
 
 async def test_a_slow_streams_text_comes_at_the_plans_pace_and_its_slot_is_free_before(tmp_path: Path, scripted_upstream: ScriptedUpstream) -> None:
-    plan = {"allowance_ncr": 0, "slow_tokens_per_second": 20}
+    plan = {"allowance_ncr": 0, "slow_tokens_per_second": 4}
     async with open_house(tmp_path, {"m": one_slot(scripted_upstream)}, plan=plan) as house:
-        scripted_upstream.play(*stream(*"abcdefghijklmnop"))
+        scripted_upstream.play(*stream(*"abcdefghijkl"))
         loop = asyncio.get_running_loop()
         began = loop.time()
-        task = asyncio.create_task(house.chat(stream=True))
-        (booked,) = await house.events(1)
-        running, early_s = house.services.gates["m"].queue.running, loop.time() - began
-        answer = await task
+        async with house.client.stream("POST", "/v1/chat/completions", json=ASKED, headers={"authorization": f"Bearer {house.key}"}) as answer:
+            parts = answer.aiter_raw()
+            text = await anext(parts)
+            async with asyncio.timeout(2):  # of the three seconds that its text takes
+                while house.services.gates["m"].queue.running:
+                    await asyncio.sleep(0.005)
+            text += b"".join([part async for part in parts])
         whole_s = loop.time() - began
+        (booked,) = await house.events(1)
     assert booked.outcome == "complete"
-    assert running == 0 and early_s < 0.6, "the engine was done, and is another's"
-    assert 0.7 < whole_s < 3
-    assert answer.content.count(b'"content": "') == 16 and answer.content.endswith(b"data: [DONE]\n\n")
+    assert whole_s > 11 / 4, "the first comes at once, each of the others a quarter of a second after the one before"
+    assert text.count(b'"content": "') == 12 and text.endswith(b"data: [DONE]\n\n")
 
 
 async def test_a_tool_calls_json_is_never_held_up(tmp_path: Path, scripted_upstream: ScriptedUpstream) -> None:
@@ -196,10 +202,9 @@ async def test_a_tool_calls_json_is_never_held_up(tmp_path: Path, scripted_upstr
     plan = {"allowance_ncr": 0, "slow_tokens_per_second": 1}
     async with open_house(tmp_path, {"m": one_slot(scripted_upstream)}, plan=plan) as house:
         scripted_upstream.play(STREAM_HEAD, *(event(call(text)) for text in "abcdefgh"), *stream()[2:])
-        began = asyncio.get_running_loop().time()
-        answer = await house.chat(stream=True)
+        async with asyncio.timeout(5):  # at the plan's pace it were seven seconds
+            answer = await house.chat(stream=True)
         assert answer.content.count(b"tool_calls") == 8
-        assert asyncio.get_running_loop().time() - began < 1.0
 
 
 async def test_who_leaves_a_paced_stream_is_charged_for_what_the_engine_made(tmp_path: Path, scripted_upstream: ScriptedUpstream) -> None:
@@ -221,12 +226,7 @@ async def test_an_answer_that_a_vendor_bills_anyway_is_drained_when_its_client_l
     plan = {"allowance_ncr": 0, "slow_tokens_per_second": 1}
     async with open_house(tmp_path, {"m": one_slot(scripted_upstream, on_disconnect="drain")}, plan=plan) as house:
         scripted_upstream.play(*stream(*(["word "] * 50)))
-        async with house.client.stream(
-            "POST",
-            "/v1/chat/completions",
-            json={"model": "m", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 50, "stream": True},
-            headers={"authorization": f"Bearer {house.key}"},
-        ) as answer:
+        async with house.client.stream("POST", "/v1/chat/completions", json=ASKED, headers={"authorization": f"Bearer {house.key}"}) as answer:
             await anext(answer.aiter_raw())
         (booked,) = await house.events(1)
         assert (booked.outcome, booked.charge_ncr) == ("complete", 7 * 1_000_000 + 50 * 3_000_000)

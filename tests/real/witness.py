@@ -140,9 +140,9 @@ class Connection:
         self.note(Served(request_id, tokens_in))
         send, sent = self.send if body.get("stream") else None, 0
         await asyncio.sleep(said.get("first_ms", 0) / 1000)
-        if send is not None:
-            self.writer.write(HEAD)
         with contextlib.suppress(ConnectionError):  # then it has left
+            if send is not None:
+                self.write(HEAD)
             while sent < said.get("out", 16) and not self.left:
                 await asyncio.sleep(said.get("token_ms", 0) / 1000)
                 sent += 1
@@ -153,18 +153,24 @@ class Connection:
         usage = {"prompt_tokens": tokens_in, "completion_tokens": sent, "total_tokens": tokens_in + sent}
         if send is not None:
             send({}, finish_reason="stop")
-            self.writer.write(chunk({**ANSWER, "object": "chat.completion.chunk", "choices": [], "usage": usage}) + chunk(b"[DONE]") + b"0\r\n\r\n")
+            self.write(chunk({**ANSWER, "object": "chat.completion.chunk", "choices": [], "usage": usage}) + chunk(b"[DONE]") + b"0\r\n\r\n")
         else:
             message = {"role": "assistant", "content": TOKEN * sent}
             self.whole({**ANSWER, "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}], "usage": usage})
 
     def send(self, delta: dict[str, str], finish_reason: str | None = None) -> None:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        self.writer.write(chunk({**ANSWER, "object": "chat.completion.chunk", "choices": [choice]}))
+        self.write(chunk({**ANSWER, "object": "chat.completion.chunk", "choices": [choice]}))
 
     def whole(self, content: Any) -> None:
         data = json.dumps(content).encode()
-        self.writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data))
+        self.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data))
+
+    def write(self, data: bytes) -> None:
+        """Raises `ConnectionResetError` when the gateway is gone; uvloop's transports know only that somebody wrote to a closed one."""
+        if self.writer.is_closing():
+            raise ConnectionResetError("the gateway is gone")
+        self.writer.write(data)
 
 
 ANSWER = {"id": "chatcmpl-witness", "object": "chat.completion", "created": 1700000000, "model": "witness"}

@@ -240,13 +240,13 @@ async def test_a_store_that_is_away_at_the_start_leaves_each_process_its_share()
 
 async def test_a_stalled_store_holds_up_one_wait_and_no_later_request() -> None:
     store = Store()
-    async with House(store, wait_s=0.05) as house:
+    async with House(store, wait_s=0.3) as house:
         assert await house.admit(principal(100))
         store.stall = True
         loop = asyncio.get_running_loop()
         before_s = loop.time()
         assert await asyncio.gather(*(house.admit(principal(100)) for _ in range(10))) == [True] * 10
-        assert 0.04 < loop.time() - before_s < 0.5
+        assert 0.29 < loop.time() - before_s < 2, "ten waits were three seconds"
         assert not house.shared.up
         flights = store.flights
         for _ in range(5):
