@@ -6,6 +6,7 @@ The child gets SIGKILL when the tests' own process dies, so that an aborted run 
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,14 +19,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
+_chance = random.SystemRandom()  # a test that seeds `random` must not find the port of the test before it
 
 
 def free_port() -> int:
-    """Ask the kernel for a TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Find a TCP port that nobody listens on now, below those that the kernel gives to outgoing connections: one of these could take it before its server does."""
+    while True:
+        port = _chance.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def status_of(url: str) -> int | None:
