@@ -23,7 +23,7 @@ _chance = random.SystemRandom()  # a test that seeds `random` must not find the 
 
 
 def free_port() -> int:
-    """Find a TCP port that nobody listens on now, below those that the kernel gives to outgoing connections: one of these could take it before its server does."""
+    """Find a TCP port that nobody listens on now, below those of outgoing connections: one of these could take it before its server does."""
     while True:
         port = _chance.randrange(10_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
