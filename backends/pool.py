@@ -89,6 +89,7 @@ class Pool:
         self._picker = build_picker(config.picker)
         self._monotonic_s = monotonic_s
         self._facts: dict[str, Facts] = {}  # by replica
+        self._contexts: dict[str, int | None] = {}  # what they say of a model's context, for as long as they stay what they are
         self._missed: dict[str, int] = {}  # probes in a row, by replica
         self._broken_by: set[str] = set()  # exceptions of probes that were logged
         self._learners = {replica.name: Learner() for replica in self.replicas} if config.slots == "auto" else {}
@@ -154,12 +155,14 @@ class Pool:
 
     def context_tokens(self, model: str) -> int | None:
         """Return the least context (tokens) that the replicas gave for a model; one that serves a single model means it under any name."""
-        lengths = [
-            facts.context_tokens.get(model) or next(iter(facts.context_tokens.values()), None)
-            for facts in self._facts.values()
-            if model in facts.models or len(facts.models) == 1
-        ]
-        return min((length for length in lengths if length is not None), default=None)
+        if model not in self._contexts:
+            lengths = [
+                facts.context_tokens.get(model) or next(iter(facts.context_tokens.values()), None)
+                for facts in self._facts.values()
+                if model in facts.models or len(facts.models) == 1
+            ]
+            self._contexts[model] = min((length for length in lengths if length is not None), default=None)
+        return self._contexts[model]
 
     def models(self) -> tuple[str, ...]:
         """List the models that the replicas have named."""
@@ -288,6 +291,7 @@ class Pool:
         if missed >= health.PROBES_MISSED_MAX:
             health.hold_out(replica)
             self._facts.pop(replica.name, None)
+            self._contexts.clear()
         return False
 
     async def _follow_load(self, transport: Transport) -> None:
@@ -329,6 +333,7 @@ class Pool:
             return
         facts = await health.learn(self.provider, target, transport, priority=asks_priority)
         self._facts[replica.name] = facts
+        self._contexts.clear()
         if facts != known:
             log.log(
                 logging.WARNING if declared and facts.takes_priority is False else logging.INFO,

@@ -5,6 +5,7 @@ accident. `reasoning` is a part of `output` and is priced only through it, unles
 """
 
 import msgspec
+from msgspec.structs import astuple
 
 from billing.errors import Invalid
 
@@ -41,12 +42,14 @@ def count_max(bucket: str) -> int:
     return COUNT_MAX if bucket in COUNTING_BUCKETS else TOKENS_MAX
 
 
+_MOST = tuple(count_max(bucket) for bucket in BUCKETS)
+
+
 def check(meter: Meter) -> Meter:
     """Return the meter, or raise `Invalid` for a count that is negative, absurd or not an integer, naming the bucket."""
-    for bucket in BUCKETS:
-        count = getattr(meter, bucket)
-        if count is not None and not (type(count) is int and 0 <= count <= count_max(bucket)):
-            raise Invalid(bucket, f"usage: {bucket} = {count!r} is not a count between 0 and {count_max(bucket)}")
+    for bucket, count, most in zip(BUCKETS, astuple(meter), _MOST, strict=True):
+        if count is not None and not (type(count) is int and 0 <= count <= most):
+            raise Invalid(bucket, f"usage: {bucket} = {count!r} is not a count between 0 and {most}")
     if meter.reasoning is not None and meter.reasoning > (meter.output or 0):
         raise Invalid("reasoning", f"usage: reasoning = {meter.reasoning} is more than output = {meter.output}, of which it is a part")
     return meter
@@ -54,4 +57,6 @@ def check(meter: Meter) -> Meter:
 
 def input_total(meter: Meter) -> int:
     """Sum everything that went in (tokens); buckets nobody reported count nothing."""
-    return sum(getattr(meter, bucket) or 0 for bucket in INPUT_BUCKETS)
+    return (
+        (meter.input or 0) + (meter.cache_read or 0) + (meter.cache_write_5m or 0) + (meter.cache_write_1h or 0) + (meter.audio_in or 0) + (meter.image_in or 0)
+    )  # `INPUT_BUCKETS`, written out: this is summed for every request

@@ -35,9 +35,10 @@ def parse_credits(text: str, field: str = "credits") -> int:
 
 def format_credits(ncr: int) -> str:
     """Write ncr as credits in decimal, exactly and without trailing zeros: 12500000000 -> "12.5"."""
-    sign = "-" if ncr < 0 else ""
-    whole, part = divmod(abs(ncr), NCR_PER_CREDIT)
-    return f"{sign}{whole}.{part:09d}".rstrip("0").rstrip(".") if part else f"{sign}{whole}"
+    if ncr < 0:
+        return "-" + format_credits(-ncr)
+    whole, part = divmod(ncr, NCR_PER_CREDIT)
+    return f"{whole}.{part:09d}".rstrip("0") if part else str(whole)
 
 
 def parse_rate_per_million(text: str, field: str = "rate") -> int:

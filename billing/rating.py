@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
+from msgspec.structs import astuple
 
 from billing.errors import BillingError, Invalid, RateMissing
 from billing.meter import BUCKETS, TOKENS_MAX, Meter, count_max, input_total
@@ -157,8 +158,7 @@ def rate(meter: Meter, card: PriceList, *, lane: str | None = "fast", service_ti
     prices = prices_at(card, input_total(meter), lane, service_tier) if card.variants else card.prices
     apart = meter.reasoning if meter.reasoning and "reasoning" in prices else 0
     total = 0
-    for bucket in BUCKETS:
-        count = getattr(meter, bucket)
+    for bucket, count in zip(BUCKETS, astuple(meter), strict=True):
         if not count or (bucket == "reasoning" and not apart):
             continue
         if bucket == "output":

@@ -21,7 +21,8 @@ from gateway.errors import Internal, MethodNotAllowed, NotFound, Refusal
 from gateway.ids import uuid7
 from gateway.services import Services
 from gateway.telemetry.siblings import Siblings
-from gateway.wire.asgi import AsgiClient, Receive, Scope, Send, refuse
+from gateway.wire.asgi import AsgiCaller, Receive, Scope, Send
+from gateway.wire.caller import Caller, refuse
 from gateway.wire.headers import request_id
 from gateway.wire.openai import error_body
 from gateway.wire.problems import problem_of
@@ -36,7 +37,7 @@ DESCRIPTION = """An inference gateway that meters every token once and slows, ne
 
 WITHOUT_V1 = frozenset({"/chat/completions", "/completions", "/embeddings", "/models", "/responses"})  # a base_url that lacks its /v1
 
-Endpoint = Callable[[Services, Scope, Receive, Send], Awaitable[None]]
+Endpoint = Callable[[Services, Caller], Awaitable[None]]
 
 
 class Gateway:
@@ -53,14 +54,12 @@ class Gateway:
             found = self.hot.get(scope["path"])
             if found is not None:
                 method, endpoint = found
+                caller = AsgiCaller(scope, receive, send)
                 if scope["method"] == method:
-                    await endpoint(self.services, scope, receive, send)
+                    await endpoint(self.services, caller)
                 else:
-                    await refuse(
-                        AsgiClient(send),
-                        MethodNotAllowed(f"{scope['path']} takes {method} only."),
-                        request_id(scope["headers"], uuid7(self.services.clock.now_us())),
-                    )
+                    shown_id = request_id(dict(caller.headers), uuid7(self.services.clock.now_us()))
+                    await refuse(caller, MethodNotAllowed(f"{scope['path']} takes {method} only."), shown_id)
                 return
         await self.api(scope, receive, send)
 
@@ -107,7 +106,7 @@ async def _refused(request: Request, error: Exception) -> Response:
         error = MethodNotAllowed(f"{wrong} is not offered.") if error.status_code == 405 else NotFound(f"{wrong} is not served here. See /docs.")
     assert isinstance(error, Refusal)
     services: Services = request.app.state.services
-    shown_id = request_id(request.headers.raw, uuid7(services.clock.now_us()))
+    shown_id = request_id(dict(request.headers.raw), uuid7(services.clock.now_us()))
     headers = {"x-request-id": shown_id} | ({} if error.retryable else {"x-should-retry": "false"})
     return Response(error_body(error, shown_id), error.status, headers, "application/json")
 

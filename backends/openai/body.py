@@ -22,7 +22,7 @@ _LABELS: dict[str, bytes] = {name: _encode(name) + b":" for name in _USUAL}
 
 def label(name: str) -> bytes:
     """Encode a member's name with its colon."""
-    return _LABELS.get(name) or _encode(name) + b":"
+    return _encode(name) + b":"
 
 
 def write_body(members: Iterable[tuple[str, msgspec.Raw | bytes]]) -> tuple[Buffer, ...]:
@@ -31,13 +31,10 @@ def write_body(members: Iterable[tuple[str, msgspec.Raw | bytes]]) -> tuple[Buff
     small: list[msgspec.Raw | bytes] = []
     lead = b"{"
     for name, value in members:
-        small.append(lead)
-        small.append(label(name))
+        small += (lead, _LABELS.get(name) or label(name))
         lead = b","
-        view = memoryview(value)
-        if view.nbytes > JOIN_MAX:
-            parts.append(b"".join(small))
-            parts.append(view)
+        if len(value) > JOIN_MAX:
+            parts += (b"".join(small), memoryview(value))
             small = []
         else:
             small.append(value)

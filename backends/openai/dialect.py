@@ -44,6 +44,7 @@ class OpenAIDialect:
         self.transport: Transport | None = None
         self.vendor = vendor
         self._withheld = self.withheld | vendor.withholds
+        self._picky = bool(vendor.refuses) or vendor.accepts is not None
         self.sells_tiers: bool = not self.own_servers and "service_tier" not in vendor.withholds and self._takes("service_tier")
         self.flex_tier: str | None = None if self.own_servers or not self._takes("service_tier") else vendor.flex
 
@@ -85,7 +86,7 @@ class OpenAIDialect:
 
     def _members(self, call: Call, target: Target) -> Iterator[tuple[str, msgspec.Raw | bytes]]:
         changed = self.replaced(call, target)
-        renames, withheld = self.vendor.renames, self._withheld
+        renames, withheld, picky = self.vendor.renames, self._withheld, self._picky
         value: msgspec.Raw | bytes
         for name, value in call.members.items():
             if name in withheld and not (name == "service_tier" and call.service_tier is not None and self.sells_tiers):
@@ -94,11 +95,11 @@ class OpenAIDialect:
                 value = clients_tools(value)
                 if not value:
                     continue
-            new = renames.get(name, name)
-            if self._takes(new) and (new == name or new not in call.members):
+            new = renames.get(name, name) if renames else name
+            if (not picky or self._takes(new)) and (new == name or new not in call.members):
                 yield new, changed.pop(name, value)
         for name, value in changed.items():
-            if self._takes(name):
+            if not picky or self._takes(name):
                 yield name, value
 
     def _takes(self, name: str) -> bool:

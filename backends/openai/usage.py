@@ -5,6 +5,7 @@ beside it, details are null or missing. Null stays None: nobody said is not zero
 """
 
 import msgspec
+from msgspec.structs import astuple
 
 from backends.errors import BadAnswer
 from backends.provider import Usage
@@ -51,7 +52,7 @@ class _Reported(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Reported | None)
-_BUCKETS = tuple(field for field in Usage.__struct_fields__ if field != "service_tier")
+_COUNTS = Usage.__struct_fields__.index("service_tier")  # the last field; before it are counts alone
 _NOTHING_IN = _InputDetails()
 _NOTHING_OUT = _OutputDetails()
 
@@ -75,11 +76,14 @@ def read_usage(raw: msgspec.Raw | bytes, *, reasoning_beside: bool = False) -> U
     if prompt is None and completion is None:
         return None
     usage = _buckets(reported, prompt, completion, beside)
-    for bucket in _BUCKETS:
-        count = getattr(usage, bucket)
+    for count in astuple(usage)[:_COUNTS]:
         if count is not None and not 0 <= count <= COUNT_MAX:
-            raise BadAnswer(f"usage: {bucket} = {count} cannot be")
+            raise BadAnswer(f"usage: {_named(usage, count)} = {count} cannot be")
     return usage
+
+
+def _named(usage: Usage, count: int) -> str:
+    return next(bucket for bucket in Usage.__struct_fields__ if getattr(usage, bucket) == count)
 
 
 def _prompt(reported: _Reported) -> tuple[int | None, bool]:
@@ -127,7 +131,10 @@ def _writes(reported: _Reported, told: _InputDetails) -> tuple[int | None, int |
 
 
 def _first(*counts: int | None) -> int | None:
-    return next((count for count in counts if count is not None), None)
+    for count in counts:
+        if count is not None:
+            return count
+    return None
 
 
 def _part(whole: int | None, part: int, name: str) -> int | None:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from backends.sse import split_events
-from gateway.flow.states import Client, Headers, Reserved
+from gateway.flow.states import Client, Reserved
 from gateway.lanes.standing import Lane
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class PacedClient:
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
-    async def head(self, status: int, headers: Headers) -> None:
+    async def head(self, status: int, written: bytes, length: int | None = None) -> None:
         """Begin the answer."""
-        await self._client.head(status, headers)
+        await self._client.head(status, written, length)
 
     async def write(self, data: bytes) -> None:
         """Take whole events; returns when few enough wait. After `stop` nobody is there to read them."""

@@ -25,14 +25,12 @@ from gateway.wire.openai import Wish
 if TYPE_CHECKING:
     from backends.planner import Attempt
 
-Headers = list[tuple[bytes, bytes]]
-
 
 class Client(Protocol):
     """The application at the other end."""
 
-    async def head(self, status: int, headers: Headers) -> None:
-        """Begin the answer."""
+    async def head(self, status: int, written: bytes, length: int | None = None) -> None:
+        """Begin the answer. `written` are its header lines; `length` of the body in bytes, None: it comes in parts."""
         ...
 
     async def write(self, data: bytes) -> None:

@@ -1,114 +1,105 @@
-"""ASGI without a framework, for the hot routes: reading a body with limits, and answering.
-
-Every refusal of a body comes before anything is admitted or held.
-"""
+"""A caller by way of ASGI, without a framework: what reaches a hot route otherwise than straight from the connection, and any other ASGI server."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any, TypeVar
 
-from gateway.errors import BadRequest, BodyTimeout, Refusal, TooLarge
-from gateway.wire import headers as names
-from gateway.wire.openai import error_body
+from gateway.errors import BodyTimeout
+from gateway.wire.caller import ClientGone, check_body, too_large
+from gateway.wire.headers import Headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+T = TypeVar("T")
 
 
-class ClientGone(Exception):
-    """The client closed the connection before its request was whole."""
+class AsgiCaller:
+    """`caller.Caller` over the three callables of ASGI."""
 
+    __slots__ = ("_receive", "_send", "ended", "headers", "status")
 
-async def read_body(scope: Scope, receive: Receive, *, bytes_max: int, timeout_s: float) -> bytes:
-    """Read a request's body. Raises `TooLarge`, `BodyTimeout`, `BadRequest` (an encoding we do not undo) or `ClientGone`."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > bytes_max:
-            raise TooLarge(f"The body is {int(value)} bytes; at most {bytes_max} are accepted.")
-        if name == b"content-encoding" and value.lower() != b"identity":
-            raise BadRequest("Content-Encoding is not accepted for requests: send the body as it is.", param=None)
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return body
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await _read_more(body, receive, bytes_max)
-    except TimeoutError:
-        raise BodyTimeout(f"The body did not arrive within {timeout_s:g} s.") from None
-
-
-async def _read_more(first: bytes, receive: Receive, bytes_max: int) -> bytes:
-    parts, size, more = [first], len(first), True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part = message.get("body", b"")
-        parts.append(part)
-        size += len(part)
-        if size > bytes_max:
-            raise TooLarge(f"The body is over {bytes_max} bytes, which is the most that is accepted.")
-        more = message.get("more_body", False)
-    return b"".join(parts)
-
-
-class AsgiClient:
-    """The application at the other end of an ASGI connection. `status` is None until its answer has begun; after the end nothing is sent any more."""
-
-    __slots__ = ("_send", "ended", "status")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers: Headers = scope["headers"]
         self.status: int | None = None
         self.ended = False
+        self._receive = receive
+        self._send = send
 
-    async def head(self, status: int, headers: Headers) -> None:
-        """Begin the answer."""
+    async def body(self, bytes_max: int, timeout_s: float) -> bytes:
+        """Read the request's body (`Caller.body`)."""
+        check_body(self.headers, bytes_max)
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            return body
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._more(body, bytes_max)
+        except TimeoutError:
+            raise BodyTimeout(f"The body did not arrive within {timeout_s:g} s.") from None
+
+    async def while_there(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Await `work` beside a watch for the client's leaving (`Caller.while_there`)."""
+        task = asyncio.current_task()
+        assert task is not None
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            if not self.ended:  # a server says "disconnect" after the last byte too
+                gone = True
+                task.cancel()
+
+        watcher = asyncio.create_task(watch())
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            task.uncancel()
+            return None
+        finally:
+            watcher.cancel()
+
+    async def head(self, status: int, written: bytes, length: int | None = None) -> None:
+        """Begin the answer (`Caller.head`)."""
         if self.ended:
             return
         self.status = status
+        headers = [(name, value) for name, _, value in (line.partition(b": ") for line in written.split(b"\r\n")[:-1])]
+        if length is not None:
+            headers.append((b"content-length", b"%d" % length))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes) -> None:
-        """Send a part of the body."""
+        """Send a part of the body (`Caller.write`)."""
         if self.ended:
             return
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
-        """Send the last part."""
+        """Send the last part (`Caller.end`)."""
         if self.ended:
             return
         self.ended = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
-
-async def refuse(client: AsgiClient, refusal: Refusal, shown_id: str) -> None:
-    """Answer with a refusal in OpenAI's shape, its retry advice in headers."""
-    body = error_body(refusal, shown_id)
-    headers: Headers = [(names.REQUEST_ID, shown_id.encode()), names.CONTENT_JSON, (b"content-length", b"%d" % len(body)), *refusal.headers]
-    if refusal.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after_s + 0.499))))
-        headers.append((b"retry-after-ms", b"%d" % (refusal.retry_after_s * 1000)))
-    if not refusal.retryable:
-        headers.append((b"x-should-retry", b"false"))
-    if refusal.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await client.head(refusal.status, headers)
-    await client.end(body)
-
-
-def secret_of(headers: Headers) -> str:
-    """Return the API key a request carries, as a bearer token or as `api-key`; "" when there is none that could be one."""
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, secret = value.partition(b" ")
-            return secret.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
-        if name in (b"api-key", b"x-api-key"):
-            return value.strip().decode("latin-1")
-    return ""
+    async def _more(self, first: bytes, bytes_max: int) -> bytes:
+        parts, size, more = [first], len(first), True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+            if size > bytes_max:
+                raise too_large(bytes_max)
+            more = message.get("more_body", False)
+        return b"".join(parts)

@@ -1,8 +1,11 @@
 """Names and forms of our headers, in one place: requests' that we read, answers' that we write."""
 
 import re
+from collections.abc import Mapping
 
 from billing.money import format_credits
+
+Headers = list[tuple[bytes, bytes]]
 
 CONTENT_JSON = (b"content-type", b"application/json")
 CONTENT_SSE = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -27,12 +30,18 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def request_id(headers: list[tuple[bytes, bytes]], own: str) -> str:
+def lines(headers: Headers) -> bytes:
+    """Write headers as lines, each with its end. Raises `ValueError` for a value that would write another line."""
+    written = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if not written.count(b"\n") == written.count(b"\r") == len(headers) or b"\0" in written:
+        raise ValueError("a header holds a CR, LF or NUL")
+    return written
+
+
+def request_id(headers: Mapping[bytes, bytes], own: str) -> str:
     """Return the client's X-Request-Id where it is printable ASCII of at most 128 characters; else our own."""
-    for name, value in headers:
-        if name == REQUEST_ID:
-            return value.decode("ascii") if _REQUEST_ID.fullmatch(value) else own
-    return own
+    value = headers.get(REQUEST_ID)
+    return own if value is None or _REQUEST_ID.fullmatch(value) is None else value.decode("ascii")
 
 
 def is_traceparent(value: bytes) -> bool:
@@ -40,7 +49,7 @@ def is_traceparent(value: bytes) -> bool:
     return _TRACEPARENT.fullmatch(value) is not None
 
 
-def find(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+def find(headers: Headers, wanted: bytes) -> bytes | None:
     """Return the first header of that (lower-case) name."""
     for name, value in headers:
         if name == wanted:
@@ -48,8 +57,8 @@ def find(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     return None
 
 
-def credits(remaining_ncr: int, limit_ncr: int, reset_s: int | None) -> list[tuple[bytes, bytes]]:
-    """Write the balance: credits as decimals, and the seconds until the allowance is granted anew."""
+def credits(remaining_ncr: int, limit_ncr: int, reset_s: int | None) -> Headers:
+    """Give the balance: credits as decimals, and the seconds until the allowance is granted anew."""
     headers = [(CREDITS_LIMIT, format_credits(limit_ncr).encode()), (CREDITS_REMAINING, format_credits(max(0, remaining_ncr)).encode())]
     if reset_s is not None:
         headers.append((CREDITS_RESET, b"%d" % reset_s))

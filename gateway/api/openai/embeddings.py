@@ -2,11 +2,11 @@
 
 from gateway.flow.serve import serve
 from gateway.services import Services
-from gateway.wire.asgi import Receive, Scope, Send
+from gateway.wire.caller import Caller
 
 METHOD, PATH = "POST", "/v1/embeddings"
 
 
-async def endpoint(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+async def endpoint(services: Services, caller: Caller) -> None:
     """Answer as OpenAI does; the flow does everything else."""
-    await serve(services, "embeddings", scope, receive, send)
+    await serve(services, "embeddings", caller)

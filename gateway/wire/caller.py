@@ -1,0 +1,88 @@
+"""The application at the other end of one request, without HTTP's framing: what the flow reads from it and writes to it.
+
+There are two: `gateway/server/hot.py`, straight on the connection, and `AsgiCaller` (`asgi.py`) for what comes by way of an ASGI server.
+Every refusal of a body comes before anything is admitted or held.
+"""
+
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
+
+from gateway.errors import BadRequest, Refusal, TooLarge
+from gateway.wire import headers as names
+from gateway.wire.headers import Headers, lines
+from gateway.wire.openai import error_body
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was whole."""
+
+
+class Caller(Protocol):
+    """One request and its answer. `headers` are the request's, names in lower case; `status` is None until the answer has begun; after the end nothing
+    is sent any more.
+    """
+
+    headers: Headers
+    status: int | None
+    ended: bool
+
+    async def body(self, bytes_max: int, timeout_s: float) -> bytes:
+        """Read the request's body. Raises `TooLarge`, `BodyTimeout`, `BadRequest` (an encoding we do not undo) or `ClientGone`."""
+        ...
+
+    async def while_there(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Await `work`; when the client leaves before the answer's end, cancel it. None: the client left."""
+        ...
+
+    async def head(self, status: int, written: bytes, length: int | None = None) -> None:
+        """Begin the answer. `written` are header lines (`headers.lines`); `length` of the body in bytes, None: it comes in parts."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body; returns when the client's socket can take more."""
+        ...
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last part."""
+        ...
+
+
+def check_body(headers: Headers, bytes_max: int) -> None:
+    """Refuse, by the headers of a request, a body that is too large or encoded. Raises `TooLarge` or `BadRequest`."""
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit() and int(value) > bytes_max:
+            raise TooLarge(f"The body is {int(value)} bytes; at most {bytes_max} are accepted.")
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise BadRequest("Content-Encoding is not accepted for requests: send the body as it is.", param=None)
+
+
+def too_large(bytes_max: int) -> TooLarge:
+    """Make the refusal of a body that turned out to be too large."""
+    return TooLarge(f"The body is over {bytes_max} bytes, which is the most that is accepted.")
+
+
+async def refuse(caller: Caller, refusal: Refusal, shown_id: str) -> None:
+    """Answer with a refusal in OpenAI's shape, its retry advice in headers."""
+    body = error_body(refusal, shown_id)
+    headers: Headers = [(names.REQUEST_ID, shown_id.encode()), names.CONTENT_JSON, *refusal.headers]
+    if refusal.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after_s + 0.499))))
+        headers.append((b"retry-after-ms", b"%d" % (refusal.retry_after_s * 1000)))
+    if not refusal.retryable:
+        headers.append((b"x-should-retry", b"false"))
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await caller.head(refusal.status, lines(headers), len(body))
+    await caller.end(body)
+
+
+def secret_of(headers: Mapping[bytes, bytes]) -> str:
+    """Return the API key a request carries, as a bearer token or as `api-key`; "" when there is none that could be one."""
+    value = headers.get(b"authorization")
+    if value is not None:
+        scheme, _, secret = value.partition(b" ")
+        return secret.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+    value = headers.get(b"api-key") or headers.get(b"x-api-key") or b""
+    return value.strip().decode("latin-1")
