@@ -223,7 +223,8 @@ async def test_two_ways_to_read_where_a_request_ends_are_none(tmp_path: Path, sc
 async def test_a_client_that_leaves_while_its_answer_waits_for_room_ends_the_request(tmp_path: Path, scripted_upstream: ScriptedUpstream) -> None:
     async with open_house(tmp_path, {"m": scripted_upstream.base_url}) as house, wire(house) as client:
         scripted_upstream.play(*stream(*(["word " * 2000] * 4000)))
-        client.writer.transport.pause_reading()
+        reading: Any = client.writer.transport
+        reading.pause_reading()
         client.send(request(house, stream=True, max_tokens=8_000_000))
         async with asyncio.timeout(20):
             connections: Any = house.server.server_state.connections
