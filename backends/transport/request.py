@@ -13,8 +13,9 @@ from backends.transport.seam import Buffer, Exchange, Origin
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PATH = re.compile(r"/[\x21-\x7e]*")
 _OURS = frozenset({"host", "content-length", "connection", "transfer-encoding"})
-_NAMES_MAX = 512  # names are our providers' own and few; the bound is for whoever passes names through
+_NAMES_MAX = 512  # names and paths are our providers' own and few; the bound is for whoever passes them through
 _names_seen: set[str] = set()
+_targets_seen: set[tuple[str, str]] = set()
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -36,10 +37,8 @@ def write_head(exchange: Exchange, length: int) -> bytes:
     Raises ValueError for a method, path, header name or value that HTTP does not allow, before anything has been sent.
     """
     method, headers = exchange.method, exchange.headers
-    if not (method.isascii() and method.isalpha()):
-        raise ValueError(f"not a method: {method!r}")
-    if _PATH.fullmatch(exchange.path) is None:
-        raise ValueError(f"not a request path: {exchange.path[:200]!r}")
+    if (method, exchange.path) not in _targets_seen:
+        _check_target(method, exchange.path)
     for name, _ in headers:
         if name not in _names_seen:
             _check_name(name)
@@ -53,6 +52,15 @@ def write_head(exchange: Exchange, length: int) -> bytes:
     if head.count("\n") != lines or head.count("\r") != lines or "\0" in head:
         raise ValueError("a header value or host holds a CR, LF or NUL")
     return head.encode("latin-1")
+
+
+def _check_target(method: str, path: str) -> None:
+    if not (method.isascii() and method.isalpha()):
+        raise ValueError(f"not a method: {method!r}")
+    if _PATH.fullmatch(path) is None:
+        raise ValueError(f"not a request path: {path[:200]!r}")
+    if len(_targets_seen) < _NAMES_MAX:
+        _targets_seen.add((method, path))
 
 
 def _check_name(name: str) -> None:

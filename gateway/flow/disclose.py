@@ -66,7 +66,7 @@ def _known(services: "Services", settler: Settler) -> str:
     admitted = reserved.admitted
     received, account, claims = admitted.received, admitted.account, reserved.hold.claims
     written = _KNOWN % (
-        received.shown_id, received.call.request_id, reserved.lane.value, reserved.reason, reserved.standing.value,
+        received.shown_id, received.call.request_id, reserved.lane.text, reserved.reason, reserved.standing.text,
         format_credits(claims.limit_ncr), format_credits(max(0, claims.remaining_ncr)),
     )  # fmt: skip
     if account.reset_us is None and not admitted.limits and reserved.reason != FALLBACK:

@@ -147,11 +147,11 @@ class Turn:
             settler.begun = True
             await client.head(200, disclose.waiting(services, settler))
         waited_s = services.clock.monotonic_s() - settler.reserved.admitted.received.at_s
-        await client.write(b": waiting for a slot in the %b lane, %d s so far\n\n" % (settler.reserved.lane.value.encode(), waited_s))
+        await client.write(b": waiting for a slot in the %b lane, %d s so far\n\n" % (settler.reserved.lane.encode(), waited_s))
 
 
 def _note_wait(services: "Services", lane: Lane, waited_us: int) -> None:
-    services.metrics.waited(lane.value, waited_us)
+    services.metrics.waited(lane.text, waited_us)
     services.board.waited(lane, waited_us, services.clock.now_us())
 
 

@@ -213,10 +213,12 @@ def cost_members(settled: Settled) -> bytes:
     Where we counted because the server did not say, or did not say all, the tokens that were charged are in it too.
     """
     counted = b"" if settled.source == "reported" else b',"input_tokens":%d,"output_tokens":%d' % (settled.input, settled.output)
+    cost = format_credits(settled.charge_ncr)
+    covered = cost if settled.cover_ncr == settled.charge_ncr else format_credits(settled.cover_ncr)
     return b'"cost":%b,"cost_details":{"unit":"credits","lane":"%b","paid_from_credits":%b,"usage_source":"%b"%b}' % (
-        format_credits(settled.charge_ncr).encode(),
-        settled.lane.value.encode(),
-        format_credits(settled.cover_ncr).encode(),
+        cost.encode(),
+        settled.lane.encode(),
+        covered.encode(),
         settled.source.encode(),
         counted,
     )

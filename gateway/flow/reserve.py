@@ -44,7 +44,7 @@ async def reserve(services: "Services", admitted: Admitted) -> Reserved:
     What it holds must come back through `settle`.
     """
     prompt_max, output_max = _bounds(services, admitted)
-    hold_ncr = admitted.priced.bound(prompt_max, output_max, lane=Lane.FAST.value, service_tier=admitted.received.call.service_tier or "default")
+    hold_ncr = admitted.priced.bound(prompt_max, output_max, lane=Lane.FAST.text, service_tier=admitted.received.call.service_tier or "default")
     account, principal = admitted.account, admitted.principal
     claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
     now = standing(claims.unheld_ncr, claims.limit_ncr, glide_percent=admitted.terms.glide_percent)

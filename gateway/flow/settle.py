@@ -138,7 +138,7 @@ class Settler:
             upstream_model=attempt.model,
             endpoint=call.endpoint,
             started_us=admitted.received.at_us,
-            lane=self.reserved.lane.value,
+            lane=self.reserved.lane.text,
             stream=call.stream,
             rate_id=admitted.priced.rate.id,
             prompt_estimate=self.reserved.prompt_tokens_max // 4,
@@ -170,7 +170,7 @@ class Settler:
             services.metrics.settle_failed()
         lane = self.reserved.lane
         tier = tier_charged(self.tier, None if usage is None else usage.service_tier)
-        charge_ncr = charge(meter, admitted.priced.rate, services.metrics.settle_failed, lane=lane.value, service_tier=tier)
+        charge_ncr = charge(meter, admitted.priced.rate, services.metrics.settle_failed, lane=lane.text, service_tier=tier)
         now_us = services.clock.now_us()
         cover = admitted.account.settle(self.reserved.hold, charge_ncr, full_cover=self.reserved.covered)
         tokens_in, tokens_out = input_total(meter), meter.output or 0
@@ -225,7 +225,7 @@ class Settler:
             ended_us=max(now_us, received.at_us),
             status=relayed.status,
             outcome=relayed.outcome,
-            lane=self.reserved.lane.value,
+            lane=self.reserved.lane.text,
             stream=call.stream,
             source=relayed.source,
             meter=meter,

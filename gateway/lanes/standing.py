@@ -5,14 +5,23 @@ setting can put a slow request ahead of a fast one.
 """
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from billing.credits.account import Account
 from billing.credits.purse import Claims
 from billing.plans.terms import Terms
 
 
-class Standing(StrEnum):
+class Word(StrEnum):
+    """An enumeration whose members have their text as a plain attribute: `value` of an enumeration is a property that takes three calls."""
+
+    text: str
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class Standing(Word):
     """A tenant's standing, from its live balance with holds counted as used."""
 
     FAST = "fast"
@@ -22,8 +31,10 @@ class Standing(StrEnum):
     CAPPED = "capped"
 
 
-class Lane(StrEnum):
+class Lane(Word):
     """Which queue a request waits in."""
+
+    text: Literal["fast", "slow"]
 
     FAST = "fast"
     SLOW = "slow"

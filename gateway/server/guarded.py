@@ -111,6 +111,11 @@ class Guarded(HttpToolsProtocol):
             self._defaults, self._default_lines = defaults, lines(defaults)
         return self._default_lines
 
+    def ended(self, caller: HotCaller) -> None:
+        """Let go of a request's task."""
+        if caller.task is not None:
+            self.tasks.discard(caller.task)
+
     def answered(self) -> None:
         """Begin the next request of the pipeline, or wait for one for as long as connections are kept."""
         self._running = None
@@ -180,7 +185,6 @@ class Guarded(HttpToolsProtocol):
         self._running = cycle
         task = cycle.task = self.loop.create_task(cycle.run(partial(app, self.app_behind.services)))
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
 
 def _ending_well(cycle: Any, app: Any) -> Any:

@@ -33,6 +33,10 @@ class Door(Protocol):
         """Return the header lines that every answer has."""
         ...
 
+    def ended(self, caller: "HotCaller") -> None:
+        """Hear that nothing more is done for a request."""
+        ...
+
     def answered(self) -> None:
         """Hear that the answer is written to its end: the next request may begin."""
         ...
@@ -68,6 +72,7 @@ class HotCaller:
         except Exception:  # the endpoint answers for itself where it can; here it has begun an answer and cannot end it
             log.exception("a request ended in the middle of its answer")
         finally:
+            self._door.ended(self)
             self.task = None
             if not self.response_complete:
                 self.response_complete = True

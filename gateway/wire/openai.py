@@ -4,6 +4,7 @@ A body is decoded once, into its top-level members as slices of the bytes that c
 read further; what the client sent otherwise is passed on as it was, unknown members and explicit nulls included.
 """
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ T = TypeVar("T")
 CHOICES_MAX = 128
 OUTPUT_TOKENS_MAX = 10_000_000
 
+_EMPTY = re.compile(rb"\[\s*\]")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}  # one per type read; building one costs more than using it
@@ -58,9 +60,9 @@ def read_call(body: bytes, endpoint: Endpoint, request_id: str) -> tuple[Call, W
     prompt = members.get(name)
     if prompt is None or _first(prompt) not in (b"[" if endpoint == "chat/completions" else b'["'):
         raise BadRequest(f"`{name}` must be {kind}.", param=name)
-    if endpoint == "chat/completions" and not member(members, name, list[msgspec.Raw]):
+    if endpoint == "chat/completions" and _EMPTY.match(prompt):
         raise BadRequest("`messages` is empty: send at least one message.", param="messages")
-    stream = member(members, "stream", bool) or False
+    stream = "stream" in members and (member(members, "stream", bool) or False)
     if stream and endpoint == "embeddings":
         raise BadRequest("`stream` is not offered for embeddings.", param="stream")
     options = member(members, "stream_options", StreamOptions) if stream else None
@@ -86,7 +88,7 @@ def member(members: dict[str, msgspec.Raw], name: str, kind: type[T]) -> T | Non
 
 
 def _wish(members: dict[str, msgspec.Raw], endpoint: Endpoint) -> Wish:
-    tier = member(members, "service_tier", str)
+    tier = member(members, "service_tier", str) if "service_tier" in members else None
     if endpoint == "embeddings":
         return Wish(prompts=_prompts(members["input"]), choices=1, output_max=0, service_tier=tier)
     choices, prompts = _count(members, "n", CHOICES_MAX) or 1, 1
@@ -109,7 +111,7 @@ def _prompts(raw: msgspec.Raw) -> int:
 
 
 def _count(members: dict[str, msgspec.Raw], name: str, most: int) -> int | None:
-    value = member(members, name, int)
+    value = member(members, name, int) if name in members else None
     if value is not None and not 0 <= value <= most:
         raise BadRequest(f"`{name}` is {value}; it must be between 0 and {most}.", param=name)
     return value
