@@ -19,7 +19,7 @@ from backends.pickers import build_picker
 from backends.provider import Call, Provider, Target
 from backends.providers import build_provider
 from backends.replica import Replica, replica_at
-from backends.transport.seam import Answer, Exchange, Origin, Timeouts, Transport
+from backends.transport.seam import Answer, Exchange, Origin, Take, Timeouts, Transport
 from backends.vendors import vendor_named
 
 OWN_PROBE_S = 5.0
@@ -62,6 +62,18 @@ class Opened:
         if not data and self._close() and self.status not in SICK:
             health.answered(self.replica)
         return data
+
+    async def pump(self, take: Take) -> bool:
+        """Hand over what arrives until nobody wants more (False) or the body has ended (True). Raises as `Answer.pump` does."""
+        try:
+            ended = await self._answer.pump(take)
+        except BackendError as error:
+            if self._close():
+                self._pool.failed(self.replica, str(error))
+            raise
+        if ended and self._close() and self.status not in SICK:
+            health.answered(self.replica)
+        return ended
 
     def abort(self) -> None:
         """Give the exchange up. Harmless after the end, and when called twice; it says nothing about the replica."""

@@ -35,8 +35,8 @@ class StreamTap:
     """
 
     __slots__ = (
-        "_begun", "_done", "_dropped", "_over", "_pending", "_plain", "_raw", "_text", "_usage_event",
-        "drop_continuous", "ended", "error", "events", "service_tier", "strip_usage", "usage",
+        "_begun", "_done", "_dropped", "_pending", "_plain", "_raw", "_text", "_usage_event",
+        "drop_continuous", "ended", "error", "events", "over", "service_tier", "strip_usage", "usage",
     )  # fmt: skip
 
     def __init__(self, strip_usage: bool, drop_continuous: bool) -> None:
@@ -47,7 +47,7 @@ class StreamTap:
         self.error: msgspec.Raw | None = None  # the error that the upstream ended its stream with
         self.ended = False  # [DONE] was seen
         self.events = 0  # events with data, [DONE] not counted
-        self._over = False  # ended or failed: nothing that follows is the client's
+        self.over = False  # ended or failed: nothing that follows is the client's
         self._begun = False  # the first line is one of server-sent events
         self._plain = False  # and nothing is pending
         self._pending = bytearray()  # the beginning of an event whose end has not come; also of the stream until its kind is known
@@ -62,7 +62,7 @@ class StreamTap:
 
         Raises `BadAnswer` for what is no event stream, for an event over `EVENT_BYTES_MAX` and for usage that is no JSON.
         """
-        if self._over:
+        if self.over:
             return b""
         if not self._plain or not data.endswith(_ENDS) or len(data) > EVENT_BYTES_MAX:
             data = self._whole(data)
@@ -83,8 +83,8 @@ class StreamTap:
         came = bytes(self._pending)
         rest = came.rstrip(b"\r\n")
         self._pending.clear()
-        if self._over or not rest:
-            return b"" if self._over or not self._begun else came
+        if self.over or not rest:
+            return b"" if self.over or not self._begun else came
         if not self._begun:
             raise BadAnswer(f"the {len(rest)} bytes of the answer are no event stream")
         payload = payload_of(rest).strip()
@@ -144,7 +144,7 @@ class StreamTap:
         for event in split_events(region):
             if event.rfind(b'"usage"') >= 0 or event.rfind(b"[DONE]") >= 0 or event.rfind(b'"error"') >= 0:
                 event = self._judged(event)
-                if self._over:
+                if self.over:
                     break
             if event:
                 self._note(event)
@@ -164,7 +164,7 @@ class StreamTap:
         if not payload:
             return event
         if payload.strip() == b"[DONE]":
-            self.ended = self._over = True
+            self.ended = self.over = True
             self._done = event
             return b""
         chunk = decode_chunk(payload)
@@ -183,7 +183,7 @@ class StreamTap:
                 self._dropped = event
                 event = without_usage(event, bytes(chunk.usage))
         self.error = chunk.failure(payload)
-        self._over = self.error is not None
+        self.over = self.error is not None
         return event
 
     def _note(self, region: bytes) -> None:

@@ -10,7 +10,7 @@ from backends.replica import replica_at
 from backends.transport.seam import Answer, Exchange, Timeouts
 
 
-class ScriptedAnswer:
+class ScriptedAnswer(Answer):
     """An answer made beforehand; an exception among its parts is raised when it is reached."""
 
     def __init__(self, status: int, parts: Iterable[bytes | BaseException]) -> None:

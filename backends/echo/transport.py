@@ -19,7 +19,7 @@ _CREATED = 0  # an echo is the same every time, and so is its date
 _encode = msgspec.json.encode
 
 
-class EchoAnswer:
+class EchoAnswer(Answer):
     """An answer whose chunks are known; `pauses` are seconds before the first and between the others."""
 
     def __init__(self, status: int, chunks: Iterator[bytes], *, content_type: str, wishes: Wishes, idle_s: float, pauses: tuple[float, float] = (0, 0)) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from backends.errors import BackendError, BadAnswer, Disconnected, TimedOut, Unreachable
-from backends.transport.seam import Buffer, Origin, Timeouts
+from backends.transport.seam import Answer, Buffer, Origin, Take, Timeouts
 
 BUFFERED_BYTES_MAX = 256 * 1024  # reading pauses above it, until the answer's reader has taken everything
 HEAD_BYTES_MAX = 64 * 1024  # the head; also trailers and chunk extensions between two pieces of body
@@ -35,12 +35,12 @@ class Keeper(Protocol):
         ...
 
 
-class DirectAnswer:
+class DirectAnswer(Answer):
     """The answer to one exchange (`seam.Answer`). Outlives its connection's part in it: bytes that came can still be read."""
 
     __slots__ = (
         "begun", "buffered", "connection", "ended", "error", "headed", "headers", "is_head",
-        "limit_s", "phase", "pieces", "status", "timeouts", "total_at", "unread_bytes", "waiter",
+        "limit_s", "phase", "pieces", "raised", "status", "take", "timeouts", "total_at", "unread_bytes", "waiter",
     )  # fmt: skip
 
     def __init__(self, connection: "Connection", timeouts: Timeouts, *, is_head: bool, total_at: float) -> None:
@@ -56,6 +56,8 @@ class DirectAnswer:
         self.buffered = 0
         self.unread_bytes = 0  # bytes that have brought neither head nor body yet
         self.waiter: asyncio.Future[None] | None = None
+        self.take: Take | None = None  # who gets what arrives, at once
+        self.raised: Exception | None = None  # by whoever took
         self.phase, self.limit_s = "first_byte", timeouts.first_byte_s
 
     async def read(self) -> bytes:
@@ -75,6 +77,41 @@ class DirectAnswer:
         if self.connection is not None and self.connection.reading_paused:
             self.connection.resume_reading()
         return data
+
+    async def pump(self, take: Take) -> bool:
+        """Have what arrives handed over by the parser's own call, without waking anybody (`seam.Answer.pump`)."""
+        while True:
+            data = await self.read()
+            if not data:
+                return True
+            if not take(data):
+                return False
+            if self.pieces or self.ended or self.error is not None:
+                continue
+            self.take = take
+            try:
+                await self.wait("idle", self.timeouts.idle_s)
+            finally:
+                stopped, self.take = self.take is None, None
+            if self.raised is not None:
+                raised, self.raised = self.raised, None
+                raise raised
+            if stopped:
+                return False
+
+    def deliver(self, take: Take) -> bool:
+        """Hand over what has arrived; False: whoever waits is to look."""
+        pieces = self.pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self.buffered = 0
+        try:
+            if take(data):
+                return True
+        except Exception as error:  # noqa: BLE001 - it is the taker's own: raised where it waits
+            self.raised = error
+        self.take = None
+        return False
 
     def abort(self) -> None:
         """Close the connection now, if the exchange is still under way (`seam.Answer.abort`)."""
@@ -278,6 +315,9 @@ class Connection(asyncio.Protocol):
                 return
         if answer.buffered == before and not self._bounded(answer, data):
             return
+        if answer.take is not None and answer.pieces and answer.deliver(answer.take) and not answer.ended and self.answer is answer:
+            self._more_due(answer)
+            return
         if answer.ended:
             self._finish(answer)
         elif answer.buffered > BUFFERED_BYTES_MAX and not self.reading_paused:
@@ -285,6 +325,14 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
         if answer.headed:
             answer.wake()
+
+    def _more_due(self, answer: DirectAnswer) -> None:
+        """Give the server its time anew for what comes next; over all, no more than there is."""
+        at = self.loop.time() + answer.timeouts.idle_s
+        if at < answer.total_at:
+            self.deadline = at
+        else:
+            answer.phase, answer.limit_s, self.deadline = "total", answer.timeouts.total_s or 0.0, answer.total_at
 
     def _bounded(self, answer: DirectAnswer, data: bytes) -> bool:
         """Count bytes that are not body; drop a server that sends them without end."""

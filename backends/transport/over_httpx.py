@@ -21,7 +21,7 @@ _SILENT = "without sending a response"  # how httpcore tells a connection that c
 _BROKEN = "without sending complete message body"
 
 
-class HttpxAnswer:
+class HttpxAnswer(Answer):
     """An answer that httpx reads (`seam.Answer`)."""
 
     def __init__(self, response: httpx.Response, exchange: Exchange, total_at: float | None, closing: set[asyncio.Task[None]]) -> None:

@@ -5,11 +5,13 @@ with `read`, as many bytes at a time as have arrived, so that several events cos
 by reading to the end, or with `abort`.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 Buffer = bytes | bytearray | memoryview
+Take = Callable[[bytes], bool]  # takes a piece of a body; False: no more for now
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -55,6 +57,16 @@ class Answer(Protocol):
         Raises `Disconnected` when the connection broke before the body's proper end, `TimedOut` (idle, total) when nothing came.
         """
         ...
+
+    async def pump(self, take: Take) -> bool:
+        """Hand over what arrives, as it arrives, until `take` wants no more (False) or the body has ended properly (True).
+
+        What `take` raises is raised here; else this raises as `read` does, and either may be used after the other.
+        """
+        while data := await self.read():
+            if not take(data):
+                return False
+        return True
 
     def abort(self) -> None:
         """Give the exchange up now: the connection is closed, the server sees it go. Harmless after the end, and when called twice."""

@@ -36,7 +36,7 @@ async def paced(services: "Services", client: Client, per_s: int) -> AsyncGenera
     slowed = PacedClient(services, client, 1 / per_s)
     try:
         yield slowed
-        await slowed.drained()
+        await slowed.emptied()
     finally:
         await slowed.stop()
 
@@ -60,25 +60,34 @@ class PacedClient:
         """Begin the answer."""
         await self._client.head(status, written, length)
 
-    async def write(self, data: bytes) -> None:
-        """Take whole events; returns when few enough wait. After `stop` nobody is there to read them."""
+    def put(self, data: bytes) -> bool:
+        """Take whole events; False when too many wait. After `stop` nobody is there to read them."""
         if self._stopped:
-            return
+            return True
         self._events.extend(split_events(data))
         self._bytes += len(data)
         self._begin()
+        return self._bytes <= BYTES_MAX
+
+    async def write(self, data: bytes) -> None:
+        """Take whole events; returns when few enough wait."""
+        self.put(data)
+        await self.drained()
+
+    async def drained(self) -> None:
+        """Wait until few enough wait."""
         while self._bytes > BYTES_MAX and not self._stopped:
             self._room.clear()
             await self._room.wait()
 
     async def end(self, data: bytes = b"") -> None:
-        """Take the last part; `drained` waits until it is out."""
+        """Take the last part; `emptied` waits until it is out."""
         if self._stopped:
             return
         self._last = data
         self._begin()
 
-    async def drained(self) -> None:
+    async def emptied(self) -> None:
         """Wait until all that was written, and the end, is out."""
         if self._task is not None and self._last is not None:
             await self._task

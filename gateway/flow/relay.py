@@ -7,6 +7,8 @@ of an answer has been metered for it.
 
 import asyncio
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -114,33 +116,45 @@ class Stream:
         assert settler.attempt is not None
         self.services, self.settler, self.answer = services, settler, answer
         self.attempt = settler.attempt
+        self.broken: BackendError | None = None  # what came is no stream
+        self._monotonic_s = services.clock.monotonic_s
+        self._progress_s = 0.0  # when the journal is next told what was used so far
         call = settler.reserved.admitted.received.call
         self.tap = StreamTap(strip_usage=not call.wants_usage, drop_continuous=b"continuous_usage_stats" not in _options(call.members))
 
     async def run(self, out: bytes, client: Client) -> None:
         """Relay from the second segment on, to the settled end."""
-        tap, answer, monotonic_s = self.tap, self.answer, self.services.clock.monotonic_s
-        progress_s = monotonic_s() + PROGRESS_EVERY_S
-        while True:
-            if out:
-                await client.write(out)
-            if tap.ended or tap.error is not None:
-                break
-            data = await answer.read()
-            if not data:
+        tap = self.tap
+        self._progress_s = self._monotonic_s() + PROGRESS_EVERY_S
+        if out:
+            await client.write(out)
+        while not tap.over:
+            if await self.answer.pump(partial(self._took, client.put)):
                 if out := tap.close():
                     await client.write(out)
                 break
-            out = tap.feed(data)
-            if monotonic_s() > progress_s:
-                progress_s = monotonic_s() + PROGRESS_EVERY_S
-                self._progress()
+            if self.broken is not None:
+                raise self.broken
+            await client.drained()
         if tap.error is not None:
             raise Disconnected("the stream ended with an error event")
         settled = self.settler.settle(await self._complete())
         await recorded(self.services)
         await client.end(tap.tail(cost_members(settled)))
         await self._finish()
+
+    def _took(self, put: Callable[[bytes], bool], data: bytes) -> bool:
+        """Pass on what has arrived; False: the client's socket is full, or there is nothing more to come."""
+        try:
+            out = self.tap.feed(data)
+        except BackendError as error:
+            self.broken = error
+            return False
+        room = put(out) if out else True
+        if self._monotonic_s() > self._progress_s:
+            self._progress_s = self._monotonic_s() + PROGRESS_EVERY_S
+            self._progress()
+        return room and not self.tap.over
 
     async def settle_cut(self, status: int, *, ask: bool = True) -> None:
         """Charge what was produced until the answer broke off. `ask` False: the server was just lost, so its tokenizer is not asked."""

@@ -33,6 +33,14 @@ class Client(Protocol):
         """Begin the answer. `written` are its header lines; `length` of the body in bytes, None: it comes in parts."""
         ...
 
+    def put(self, data: bytes) -> bool:
+        """Send a part of the body now; False: before the next, wait until `drained`."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait until the client's socket can take more."""
+        ...
+
     async def write(self, data: bytes) -> None:
         """Send a part of the body; returns when the client's socket can take more."""
         ...

@@ -169,10 +169,24 @@ class HotCaller:
         if length is None:
             await self._send(self._taken())
 
+    def put(self, data: bytes) -> bool:
+        """Send a part of the body now (`Caller.put`). Nothing is waited for with a client that is gone."""
+        door = self._door
+        if self.disconnected or self.ended or not data or door.transport.is_closing():
+            return True
+        door.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else self._taken() + data)
+        return not door.flow.write_paused
+
+    async def drained(self) -> None:
+        """Wait until the client's socket can take more (`Caller.drained`)."""
+        flow = self._door.flow
+        if flow.write_paused and not self.disconnected:
+            await flow.drain()
+
     async def write(self, data: bytes) -> None:
         """Send a part of the body (`Caller.write`)."""
-        if data and not self.ended:
-            await self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else self._taken() + data)
+        if not self.put(data):
+            await self.drained()
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part (`Caller.end`)."""
@@ -189,8 +203,7 @@ class HotCaller:
     async def _send(self, data: bytes) -> bool:
         """Write once the client's socket can take more; False: the client is gone."""
         door = self._door
-        if door.flow.write_paused and not self.disconnected:
-            await door.flow.drain()
+        await self.drained()
         if self.disconnected or door.transport.is_closing():
             return False
         door.transport.write(data)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 class AsgiCaller:
     """`caller.Caller` over the three callables of ASGI."""
 
-    __slots__ = ("_receive", "_send", "ended", "headers", "status")
+    __slots__ = ("_kept", "_receive", "_send", "ended", "headers", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: Headers = scope["headers"]
@@ -26,6 +26,7 @@ class AsgiCaller:
         self.ended = False
         self._receive = receive
         self._send = send
+        self._kept: list[bytes] = []
 
     async def body(self, bytes_max: int, timeout_s: float) -> bytes:
         """Read the request's body (`Caller.body`)."""
@@ -77,16 +78,28 @@ class AsgiCaller:
             headers.append((b"content-length", b"%d" % length))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
+    def put(self, data: bytes) -> bool:
+        """Keep a part of the body for `drained`: ASGI sends nothing at once (`Caller.put`)."""
+        self._kept.append(data)
+        return False
+
+    async def drained(self) -> None:
+        """Send what was put (`Caller.drained`)."""
+        data = b"".join(self._kept)
+        self._kept.clear()
+        if data and not self.ended:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
     async def write(self, data: bytes) -> None:
         """Send a part of the body (`Caller.write`)."""
-        if self.ended:
-            return
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self.put(data)
+        await self.drained()
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part (`Caller.end`)."""
         if self.ended:
             return
+        await self.drained()
         self.ended = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
