@@ -16,16 +16,17 @@ from typing import Any
 import pytest
 import uvloop
 
+from backends.errors import BackendError
 from backends.transport.direct import DirectTransport
 from backends.transport.over_httpx import HttpxTransport
-from backends.transport.seam import Exchange, Origin, Timeouts
+from backends.transport.seam import Answer, Exchange, Origin, Timeouts, Transport
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 TEST_S_MAX = 30.0
 BRIEF = Timeouts(connect_s=5.0, first_byte_s=5.0, idle_s=5.0)
 
 DIRECT = ("direct-asyncio", "direct-uvloop")
-EVERY = (*DIRECT, "httpx-asyncio")
+EVERY = (*DIRECT, "pumped-uvloop", "httpx-asyncio", "httpxpumped-asyncio")
 
 
 class Peer:
@@ -138,6 +139,55 @@ def once(reply: bytes) -> Script:
     return script
 
 
+class PumpedAnswer(Answer):
+    """An answer that is read by its `pump`: what holds for `read` holds for both."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.status, self.headers = answer.status, answer.headers
+        self._answer = answer
+        self._news: asyncio.Queue[bytes | BackendError] = asyncio.Queue()
+        self._last: bytes | BackendError | None = None
+        self._pumping: asyncio.Task[None] | None = None
+
+    async def read(self) -> bytes:
+        if self._pumping is None:
+            self._pumping = asyncio.create_task(self._pump())
+        news = self._last if self._last is not None else await self._news.get()
+        if isinstance(news, BackendError) or not news:
+            self._last = news
+        if isinstance(news, BackendError):
+            raise news
+        return news
+
+    def abort(self) -> None:
+        self._answer.abort()
+
+    async def _pump(self) -> None:
+        try:
+            while not await self._answer.pump(self._take):  # what it took last, it wanted no more of
+                pass
+            self._news.put_nowait(b"")
+        except BackendError as error:
+            self._news.put_nowait(error)
+
+    def _take(self, data: bytes) -> bool:
+        self._news.put_nowait(data)
+        return self._news.qsize() < 3
+
+
+class PumpedTransport:
+    """A transport whose answers are pumped."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def open(self, exchange: Exchange) -> Answer:
+        return PumpedAnswer(await self._transport.open(exchange))
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
 async def read_all(reply: Any) -> bytes:
     """Read an answer to its end."""
     data = b""
@@ -155,7 +205,9 @@ def over(*kinds: str) -> Callable[[Callable[..., Awaitable[None]]], Callable[...
 
             async def main() -> None:
                 tls = more["tls"][1] if "tls" in more else None
-                transport = DirectTransport(tls=tls) if transport_name == "direct" else HttpxTransport(tls=tls)
+                transport: Transport = HttpxTransport(tls=tls) if transport_name.startswith("httpx") else DirectTransport(tls=tls)
+                if transport_name.endswith("pumped"):
+                    transport = PumpedTransport(transport)
                 try:
                     await asyncio.wait_for(test(transport, **more), TEST_S_MAX)
                 finally:

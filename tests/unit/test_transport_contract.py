@@ -374,3 +374,27 @@ async def test_many_exchanges_at_once_do_not_mix(transport: Transport) -> None:
         for _ in range(2):
             assert all(await asyncio.gather(*[one(number) for number in range(many)]))
         assert server.connections <= many
+
+
+@over(*EVERY)
+async def test_what_the_taker_raises_is_raised_where_it_waits_and_leaves_the_rest_to_be_read(transport: Transport) -> None:
+    read = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await read.wait()
+        await peer.send(b"3\r\ntwo\r\n")
+        await peer.send(b"5\r\nthree\r\n0\r\n\r\n")
+
+    def take(data: bytes) -> bool:
+        read.set()
+        if data.startswith(b"two"):
+            raise LookupError("not mine")
+        return True
+
+    async with RawServer(script) as server:
+        reply = await transport.open(server.get())
+        with pytest.raises(LookupError, match="not mine"):
+            await reply.pump(take)
+        assert await read_all(reply) in (b"three", b"")
