@@ -31,7 +31,7 @@ init: .venv/.serve ## Write a commented weir.yaml to start from
 	@$(BIN)/weir init
 
 ##@ Check
-.PHONY: env test test-fast test-vllm check lint types layers format bench bench-flush bench-lanes
+.PHONY: env test test-fast test-vllm check lint types layers format bench bench-check bench-flush bench-lanes
 env: .venv/.dev ## Install everything a developer needs into .venv
 
 test: .venv/.dev ## Install what the tests need and run them: real llama.cpp server, real PostgreSQL (ARGS="-k name")
@@ -43,7 +43,7 @@ test-fast: .venv/.dev ## Run only the tests that start no server and no database
 test-vllm: .venv/.dev vllm-env ## Run the tests against a real vLLM on the CPU (VLLM_URL=... uses one that runs already)
 	@$(BIN)/python -m pytest -m vllm $(ARGS)
 
-check: lint types layers test test-vllm ## Everything that must pass before a change lands; CI runs this
+check: lint types layers test bench-short test-vllm ## Everything that must pass before a change lands; CI runs this
 
 lint: .venv/.dev ## Check style and formatting
 	@$(BIN)/ruff check .
@@ -59,8 +59,15 @@ format: .venv/.dev ## Format the code and mend what can be mended automatically
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: .venv/.serve ## Measure CPU per request and per streamed chunk, beside nginx where it is installed (ARGS="--help")
+bench: .venv/.serve ## Measure what Weir costs beside nginx and other gateways, which are installed into .bench (ARGS="--help")
 	@$(BIN)/python tests/bench/rig.py $(ARGS)
+
+bench-check: .venv/.dev ## Compare what Weir costs with what was recorded, and fail on a regression (ARGS="--record")
+	@$(BIN)/python tests/bench/check.py $(ARGS)
+
+.PHONY: bench-short
+bench-short: .venv/.dev
+	@$(BIN)/python tests/bench/check.py --short
 
 bench-flush: .venv/.dev ## Measure how fast usage gets into the books, on PostgreSQL and SQLite, and what full books cost (ARGS="--help")
 	@$(BIN)/python tests/bench/flush.py $(ARGS)

@@ -15,14 +15,16 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # started as a script
 
+from tests.bench.peers import PEERS, start  # noqa: E402
 from tests.bench.processes import LOAD_CORE  # noqa: E402
-from tests.bench.targets import MODEL, Mock, Target, Weir, build, direct, nginx, other  # noqa: E402
+from tests.bench.targets import MODEL, Mock, Target, Weir, bare, build, direct, nginx, other  # noqa: E402
 from tests.real.postgres import fresh_database, postgres_server  # noqa: E402
 
 FOLDER = ROOT / ".bench"
@@ -74,12 +76,20 @@ def bodies() -> dict[str, dict[str, Any]]:
 
 def load(target: Target, body: str, arguments: tuple[str, ...]) -> Row:
     """Run the load generator against a target and return what it counted."""
-    command = [str(FOLDER / "load"), "-p", str(target.port), "-b", str(FOLDER / f"{body}.json"), *arguments]
-    for header in target.headers:
-        command += ["-H", header]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True, preexec_fn=lambda: os.sched_setaffinity(0, {LOAD_CORE}))
+    pinned = partial(os.sched_setaffinity, 0, {LOAD_CORE})
+    done = subprocess.run(command(target, body, *arguments), capture_output=True, text=True, timeout=180, check=True, preexec_fn=pinned)
     row: Row = json.loads(done.stdout)
     return row
+
+
+def command(target: Target, body: str, *arguments: str) -> list[str]:
+    """Write the command of the load generator; the body's file names the model as the target calls it."""
+    file = FOLDER / f"{body}.json"
+    if target.model != MODEL:
+        file = FOLDER / f"{body}-{target.name}.json"
+        file.write_text(json.dumps({**json.loads((FOLDER / f"{body}.json").read_text()), "model": target.model}))
+    headers = [part for header in target.headers for part in ("-H", header)]
+    return [str(FOLDER / "load"), "-p", str(target.port), "-P", target.path, "-b", str(file), *headers, *arguments]
 
 
 def measure(target: Target, mock: Mock, scenario: Scenario) -> Row:
@@ -102,17 +112,8 @@ def hold(target: Target, mock: Mock, streams: int) -> Row:
     load(target, "plain", ("-c", "8", "-n", "50"))
     process = target.process
     base_kb = peak_kb = process.rss_kb() if process else 0
-    arguments = ("-c", str(streams), "-n", str(streams), "-w", str(max(200, streams // 4)))
-    command = [
-        str(FOLDER / "load"),
-        "-p",
-        str(target.port),
-        "-b",
-        str(FOLDER / "slow.json"),
-        *arguments,
-        *(part for header in target.headers for part in ("-H", header)),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+    opening = command(target, "slow", "-c", str(streams), "-n", str(streams), "-w", str(max(200, streams // 4)))
+    with subprocess.Popen(opening, stdout=subprocess.PIPE, text=True) as running:
         while running.poll() is None:
             peak_kb = max(peak_kb, process.rss_kb() if process else 0)
             time.sleep(0.25)
@@ -123,12 +124,16 @@ def hold(target: Target, mock: Mock, streams: int) -> Row:
 
 def start_targets(options: argparse.Namespace, mock: Mock, stack: ExitStack) -> Iterator[Target]:
     """Start each target asked for; one that cannot be started is named and left out, unless it is Weir."""
-    for name in options.targets or ["direct", "nginx", "weir"]:
+    for name in options.targets or ["direct", "bare", "nginx", *PEERS, "weir"]:
         try:
             if name == "direct":
                 target = direct(mock)
             elif name == "nginx":
                 target = nginx(mock, FOLDER / "nginx")
+            elif name == "bare":
+                target = bare(mock, FOLDER)
+            elif name in PEERS:
+                target = start(name, mock, FOLDER)
             elif name == "weir":
                 target = Weir(mock, FOLDER / "weir")
             elif name == "weir-postgres":
@@ -211,9 +216,10 @@ def over_budget(rows: list[Row], limits: Mapping[str, float]) -> list[str]:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     scenarios = "\n".join(f"  {name:10} {scenario.says}" for name, scenario in SCENARIOS.items())
-    epilog = f"targets: direct nginx weir weir-postgres, and those of --add\nscenarios:\n{scenarios}\n  holdN      N slow streams open at once: memory a stream"
+    names = f"direct bare nginx {' '.join(PEERS)} weir weir-postgres"
+    epilog = f"targets: {names}, and those of --add\nscenarios:\n{scenarios}\n  holdN      N slow streams open at once: memory a stream"
     parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: direct nginx weir")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: all but weir-postgres")
     parser.add_argument("-r", "--rounds", type=int, default=3)
     parser.add_argument("-s", "--scenarios", default=DEFAULT, help=f"default: {DEFAULT}")
     parser.add_argument("-o", "--out", type=Path, help="write every measurement as a line of JSON")

@@ -44,6 +44,8 @@ class Target:
     process: Process | None = None
     headers: tuple[str, ...] = ()
     requests: int = 0  # that it passed on to the mock
+    path: str = "/v1/chat/completions"
+    model: str = MODEL
 
     def stop(self) -> None:
         if self.process:
@@ -102,6 +104,14 @@ def nginx(mock: Mock, folder: Path) -> Target:
     process = Process([program, "-c", config, "-e", folder / "nginx.err"], folder / "nginx.log", core=TARGET_CORE)
     process.wait_ready(port, "/v1/models")
     return Target("nginx", port, process)
+
+
+def bare(mock: Mock, folder: Path) -> Target:
+    """Start the yardstick: a relay of bytes on our own event loop, which knows no HTTP (`bare.py`)."""
+    port = free_port()
+    process = Process([sys.executable, "-m", "tests.bench.bare", str(port), str(mock.port)], folder / "bare.log", core=TARGET_CORE)
+    process.wait_ready(port, "/v1/models")
+    return Target("bare", port, process)
 
 
 def other(name: str, spec: Mapping[str, str], folder: Path) -> Target:
