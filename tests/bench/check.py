@@ -61,8 +61,7 @@ def main() -> int:
         print("bench-check: not run: there is no C compiler for the load generator (apt install gcc)")
         return 0
     build(rig.FOLDER)
-    for name, body in rig.bodies().items():
-        (rig.FOLDER / f"{name}.json").write_text(json.dumps(body))
+    rig.write_bodies()
     ratios, problems = measured(3, 1.0) if options.short else measured(7, 2.0)
     if options.record:
         STANDARD.write_text(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}, indent=2) + "\n")

@@ -74,6 +74,12 @@ def bodies() -> dict[str, dict[str, Any]]:
     }
 
 
+def write_bodies() -> None:
+    """Write the requests where the load generator finds them."""
+    for name, body in bodies().items():
+        (FOLDER / f"{name}.json").write_text(json.dumps(body))
+
+
 def load(target: Target, body: str, arguments: tuple[str, ...]) -> Row:
     """Run the load generator against a target and return what it counted."""
     pinned = partial(os.sched_setaffinity, 0, {LOAD_CORE})
@@ -239,8 +245,7 @@ def main() -> int:
     """Run the bench and return the exit status."""
     options = parse()
     build(FOLDER)
-    for name, body in bodies().items():
-        (FOLDER / f"{name}.json").write_text(json.dumps(body))
+    write_bodies()
     with ExitStack() as stack:
         mock = Mock(FOLDER, options.mock_port).start() if options.mock_port else Mock(FOLDER).start()
         stack.callback(mock.process.stop)
