@@ -14,15 +14,11 @@ from backends.pool import Pool
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One try: a backend, and what the model is called there."""
+    """One try: a backend (its name, and its pool), and what the model is called there."""
 
+    backend: str
     pool: Pool
     model: str
-
-    @property
-    def backend(self) -> str:
-        """The backend's name."""
-        return self.pool.name
 
 
 class Planner:
@@ -38,7 +34,7 @@ class Planner:
                 raise BadConfig(f"model {name}: there is no backend `{missing[0]}`; one of {', '.join(sorted(pools)) or '(none)'}")
             if len({(route.backend, route.model) for route in config.routes}) != len(config.routes):
                 raise BadConfig(f"model {name}: the same route twice")
-            self._attempts[name] = tuple(Attempt(pool=pools[route.backend], model=route.model) for route in config.routes)
+            self._attempts[name] = tuple(Attempt(backend=route.backend, pool=pools[route.backend], model=route.model) for route in config.routes)
 
     def plan(self, model: str) -> tuple[Attempt, ...]:
         """Return the attempts for a public model in their order, at least one; empty for an unknown model."""

@@ -6,6 +6,7 @@ measuring how long something took. Everything else is handed a `Clock`, so that 
 
 import time
 from datetime import UTC, datetime
+from time import clock_gettime, monotonic, time_ns
 from typing import Protocol
 
 
@@ -21,11 +22,7 @@ class Clock(Protocol):
         ...
 
 
-def _since_boot_s() -> float:
-    # A lease that ended while the machine was suspended has ended: the usual monotonic clock would not know.
-    return time.clock_gettime(BOOT) if BOOT is not None else time.monotonic()
-
-
+# A lease that ended while the machine was suspended has ended: the usual monotonic clock would not know.
 BOOT: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
@@ -36,11 +33,11 @@ class SystemClock:
 
     def now_us(self) -> int:
         """Return the instant as UTC epoch microseconds."""
-        return time.time_ns() // 1000
+        return time_ns() // 1000
 
     def monotonic_s(self) -> float:
         """Return seconds since an arbitrary instant; never goes back, and goes on while the machine sleeps where that can be told (Linux)."""
-        return _since_boot_s()
+        return clock_gettime(BOOT) if BOOT is not None else monotonic()
 
 
 def format_instant(instant_us: int) -> str:

@@ -120,7 +120,7 @@ class Claims:
     @property
     def limit_ncr(self) -> int:
         """What was granted to such requests, or may be taken by them, in the period."""
-        limit = sum([purse.limit_ncr for purse in self.purses])
+        limit = self.purses[0].limit_ncr if len(self.purses) == 1 else sum([purse.limit_ncr for purse in self.purses])
         return min([limit, *(ceiling.limit_ncr for ceiling in self.ceilings)]) if self.ceilings else limit
 
     @property

@@ -96,6 +96,7 @@ def _without_flex(settler: Settler, attempt: "Attempt", failure: BackendError | 
     if not _refused_flex(settler, attempt, failure):
         return False
     settler.flex = False
+    settler.tier = settler.tier_at(attempt)
     return True
 
 

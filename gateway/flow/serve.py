@@ -44,7 +44,7 @@ async def serve(services: "Services", endpoint: Endpoint, caller: Caller) -> Non
         settler = await caller.while_there(run(services, received, caller))
         model = call.model
         if settler is not None:
-            _count(services, settler, endpoint, at_s)
+            _count(services, settler, endpoint)
     except Refusal as refusal:
         metrics.refused(refusal.code or str(refusal.status))
         log.info("request %s refused: %d %s: %s", request_id, refusal.status, refusal.code, refusal.internal or refusal.public)
@@ -71,12 +71,12 @@ async def serve(services: "Services", endpoint: Endpoint, caller: Caller) -> Non
         metrics.requested(endpoint, model, caller.status or 499, clock.monotonic_s() - at_s)
 
 
-def _count(services: "Services", settler: Settler, endpoint: str, at_s: float) -> None:
+def _count(services: "Services", settler: Settler, endpoint: str) -> None:
     received, metrics = settler.reserved.admitted.received, services.metrics
-    queue_s = settler.queue_us / 1e6
+    ended_s = settler.sent_s
     if settler.first_us is None:
-        own_s = services.clock.monotonic_s() - at_s - queue_s - settler.upstream_s
+        ended_s = services.clock.monotonic_s()
     else:
         metrics.first_token(endpoint, received.call.model, (settler.first_us - received.at_us) / 1e6)
-        own_s = settler.sent_s - at_s - queue_s - settler.upstream_s
+    own_s = ended_s - received.at_s - settler.queue_us / 1e6 - settler.upstream_s
     metrics.own_time(endpoint, max(0.0, own_s))

@@ -64,7 +64,8 @@ def charge(meter: Meter, card: Rate, failed: Callable[[], None], *, lane: str = 
 class Settler:
     """Ends one reservation. `attempts` counts upstream attempts, `queue_us` the wait for slots, `first_us` is when the first byte went to the client,
     `out` says that a backend has the request now, `used_weight` is what the fair queue is told, `upstream_s` the time spent waiting for backends.
-    `place` is the slot it has, `begun` says that a stream's answer was begun while it waited, `flex` that the vendor's cheap tier may be bought for it.
+    `tier` is the service tier that is bought upstream, `flex` says that the vendor's cheap one may be. `place` is the slot it has, `begun` says that a
+    stream's answer was begun while it waited.
     """
 
     __slots__ = (
@@ -82,6 +83,7 @@ class Settler:
         "reserved",
         "sent_s",
         "services",
+        "tier",
         "upstream_s",
         "used_weight",
     )
@@ -103,14 +105,11 @@ class Settler:
         self.place: Place | None = None
         self.begun = False
         self.flex = True
+        self.tier: str | None = None
 
-    @property
-    def tier(self) -> str | None:
-        """The service tier that is bought upstream: the client's, or the cheap one for a slow request; None for a backend that has none."""
-        if self.attempt is None:
-            return None
-        provider, reserved = self.attempt.pool.provider, self.reserved
-        asked = reserved.admitted.received.call.service_tier
+    def tier_at(self, attempt: "Attempt") -> str | None:
+        """Return the service tier that is bought upstream: the client's, or the cheap one for a slow request; None for a backend that has none."""
+        provider, asked = attempt.pool.provider, self.reserved.admitted.received.call.service_tier
         if asked is not None:
             return asked if provider.sells_tiers else None
         return provider.flex_tier if self.buys_flex else None
@@ -122,7 +121,7 @@ class Settler:
 
     def dispatch(self, attempt: "Attempt") -> None:
         """Journal, before anything is sent, that this request goes upstream. Raises `BooksUnavailable`: then it must not be sent."""
-        self.attempt = attempt
+        self.attempt, self.tier = attempt, self.tier_at(attempt)
         self.attempts += 1
         if self.dispatched:
             return

@@ -84,8 +84,10 @@ class Gate:
         """Give the slot back with what was really used (weighted tokens), and wake those who run next. Harmless the second time."""
         if not ticket.left:
             ticket.left = True
-            self.queue.done(ticket, cost, self._now_us())
-            self._wake()
+            now_us = self._now_us()
+            self.queue.done(ticket, cost, now_us)
+            if self.queue.anybody:
+                self._wake()
 
     def recall(self, tenant: str) -> None:
         """Wake a tenant's requests in the slow lane: it has credits again."""
