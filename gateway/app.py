@@ -47,6 +47,7 @@ class Gateway:
         self.services = services
         self.api = api
         self.hot = hot
+        self.short = {path.encode(): (method.encode(), endpoint) for path, (method, endpoint) in hot.items()}  # as they stand in a request's first line
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request."""

@@ -126,15 +126,12 @@ async def _ended(task: asyncio.Task[Failure]) -> None:
 
 
 async def _in_slot(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> Failure:
+    """Make one attempt, and give its slot back; None when the client has been answered. Raises a `Refusal` that no other backend would mend."""
     try:
         settler.dispatch(attempt)
-        return await _attempt(services, settler, attempt, client)
-    finally:
+    except BaseException:
         queue.leave(settler)
-
-
-async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> Failure:
-    """Make one attempt; None when the client has been answered. Raises a `Refusal` that no other backend would mend."""
+        raise
     call = settler.reserved.admitted.received.call
     pool = attempt.pool
     outcome = "failed"
@@ -159,8 +156,11 @@ async def _attempt(services: "Services", settler: Settler, attempt: "Attempt", c
     finally:
         if outcome == "failed":
             settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
-        if answer is not None:
-            answer.abort()
+        try:
+            if answer is not None:
+                answer.abort()
+        finally:
+            queue.leave(settler)
         services.metrics.attempted(attempt.backend, outcome)
     return None
 

@@ -166,8 +166,8 @@ class Guarded(HttpToolsProtocol):
     def _begin_hot(self) -> bool:
         """Take the short way with a plain request of a hot route; False: it is uvicorn's."""
         parser = self.parser
-        found = self.app_behind.hot.get(self.url.decode("latin-1"))
-        if found is None or parser.get_method() != found[0].encode() or parser.get_http_version() != "1.1" or parser.should_upgrade():
+        found = self.app_behind.short.get(self.url)
+        if found is None or parser.get_method() != found[0] or parser.get_http_version() != "1.1" or parser.should_upgrade():
             return False
         before, caller = self.cycle, HotCaller(self, self.headers, keep_alive=parser.should_keep_alive(), expects_continue=self.expect_100_continue)
         self.cycle = caller

@@ -1,5 +1,7 @@
 """POST /v1/chat/completions."""
 
+from collections.abc import Awaitable
+
 from gateway.flow.serve import serve
 from gateway.services import Services
 from gateway.wire.caller import Caller
@@ -7,6 +9,6 @@ from gateway.wire.caller import Caller
 METHOD, PATH = "POST", "/v1/chat/completions"
 
 
-async def endpoint(services: Services, caller: Caller) -> None:
+def endpoint(services: Services, caller: Caller) -> Awaitable[None]:
     """Answer as OpenAI does; the flow does everything else."""
-    await serve(services, "chat/completions", caller)
+    return serve(services, "chat/completions", caller)
