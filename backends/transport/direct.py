@@ -6,6 +6,7 @@ decompression: `over_httpx.py` serves whoever needs a proxy.
 """
 
 import asyncio
+import resource
 import ssl
 
 from backends.errors import TimedOut, Unreachable
@@ -14,6 +15,7 @@ from backends.transport.pool import Pool
 from backends.transport.request import body_bytes, write_head
 from backends.transport.seam import Answer, Exchange, Origin
 
+CONNECTIONS_MIN, CONNECTIONS_MAX = 256, 1_000_000
 HAPPY_EYEBALLS_S = 0.25  # RFC 8305's connection attempt delay; uvloop tries addresses one after the other instead
 
 
@@ -21,13 +23,23 @@ class DirectTransport:
     """`seam.Transport` over our own sockets. One per process and event loop.
 
     `tls`: the context for https origins (default: the system's certificates). Ages in seconds: an idle connection is closed after
-    `idle_s`, and one older than `life_s` is not used again. Over `connections_max`, opening waits for a connection to come free.
+    `idle_s`, and one older than `life_s` is not used again. Over `connections_max`, opening waits for a connection to come free; None: half of the
+    files that this process may have open, for beside each there is a client's.
     """
 
     def __init__(
-        self, *, tls: ssl.SSLContext | None = None, idle_per_origin_max: int = 256, idle_s: float = 30.0, life_s: float = 300.0, connections_max: int = 4096
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        idle_per_origin_max: int = 256,
+        idle_s: float = 30.0,
+        life_s: float = 300.0,
+        connections_max: int | None = None,
     ) -> None:
         self._tls = tls
+        if connections_max is None:
+            files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            connections_max = CONNECTIONS_MAX if files == resource.RLIM_INFINITY else max(CONNECTIONS_MIN, files // 2)
         self.pool = Pool(idle_per_origin_max=idle_per_origin_max, idle_s=idle_s, life_s=life_s, connections_max=connections_max)
 
     async def open(self, exchange: Exchange) -> Answer:

@@ -19,7 +19,7 @@ class Pool:
         self._idle_max = idle_per_origin_max
         self._idle_s = idle_s
         self._life_s = life_s
-        self._max = connections_max
+        self.connections_max = connections_max
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._held: set[Connection] = set()
         self._closed = False
@@ -75,7 +75,7 @@ class Pool:
 
         At the bound, an idle connection elsewhere makes way; if none is idle this waits, for as long as the caller lets it.
         """
-        while len(self._held) >= self._max:
+        while len(self._held) >= self.connections_max:
             idle = self.take(connection.origin)
             if idle is not None:
                 return idle

@@ -5,6 +5,7 @@
 
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -36,12 +37,23 @@ async def serve_process(
 
     `opened` is called before it listens, `announce`, on a thread, once it does. Raises `BooksUnavailable` or `BadConfig`.
     """
+    raise_file_limit()
     async with open_services(settings, clock) as services:
         server = build_server(create_app(services, siblings), settings, lambda: announce(services))
         opened(services, server)
         settle_heap()
         await _serve(server, listeners)
     return 1 if services.recorder.lost else 0  # the recorder has logged what
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many files open as the system allows it: a stream takes two, and the usual limit of 1,024 is there for programs of old."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError) as error:  # macOS names a hard limit that it does not grant
+            log.warning("at most %d files can be open, and half as many streams: the limit cannot be raised: %s", soft, error)
 
 
 async def _serve(server: uvicorn.Server, listeners: Sequence[socket.socket]) -> None:

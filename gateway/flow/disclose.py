@@ -4,6 +4,7 @@ Written as the lines that go out, by templates: every value is a number, a word 
 looked at, so none can write another line.
 """
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from billing.money import format_credits
@@ -27,6 +28,9 @@ _MODEL = _template(names.MODEL)
 _SERVED = _template(names.QUEUE_MS, names.ATTEMPTS, b"openai-processing-ms") + "server-timing: queue;dur=%s, total;dur=%s\r\n" + _template(names.BACKEND)
 _WHOLE = _template(names.COST) + names.lines([names.CONTENT_JSON]).decode()
 _STREAM = names.lines([names.CONTENT_SSE, names.CACHE_NONE, names.NO_BUFFERING]).decode()
+
+
+_limit = lru_cache(4096)(format_credits)  # a plan's allowance, the same in answer after answer
 
 
 def whole(services: "Services", settler: Settler, settled: Settled) -> bytes:
@@ -67,7 +71,7 @@ def _known(services: "Services", settler: Settler) -> str:
     received, account, claims = admitted.received, admitted.account, reserved.hold.claims
     written = _KNOWN % (
         received.shown_id, received.call.request_id, reserved.lane.text, reserved.reason, reserved.standing.text,
-        format_credits(claims.limit_ncr), format_credits(max(0, claims.remaining_ncr)),
+        _limit(claims.limit_ncr), format_credits(max(0, claims.remaining_ncr)),
     )  # fmt: skip
     if account.reset_us is None and not admitted.limits and reserved.reason != FALLBACK:
         return written

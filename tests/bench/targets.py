@@ -157,7 +157,7 @@ class Weir(Target):
             "server": {"port": port},
             "data_dir": str(self.folder / "data"),
             **({"database": {"url": self.database_url}, "secret": "the bench has no secrets"} if self.database_url else {}),
-            "backends": {"mock": {"provider": "openai_compatible", "urls": [f"http://127.0.0.1:{upstream}/v1"], "slots": 4096}},
+            "backends": {"mock": {"provider": "openai_compatible", "urls": [f"http://127.0.0.1:{upstream}/v1"], "slots": 16384}},
             "models": {MODEL: {"routes": [{"backend": "mock", "model": MODEL}]}},
             "lanes": {"fast": {"depth_max": 8192}},
             "seed": {
