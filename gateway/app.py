@@ -23,7 +23,7 @@ from gateway.services import Services
 from gateway.telemetry.siblings import Siblings
 from gateway.wire.asgi import AsgiCaller, Receive, Scope, Send
 from gateway.wire.caller import Caller, refuse
-from gateway.wire.headers import request_id
+from gateway.wire.headers import by_name, request_id
 from gateway.wire.openai import error_body
 from gateway.wire.problems import problem_of
 
@@ -59,7 +59,7 @@ class Gateway:
                 if scope["method"] == method:
                     await endpoint(self.services, caller)
                 else:
-                    shown_id = request_id(dict(caller.headers), uuid7(self.services.clock.now_us()))
+                    shown_id = request_id(by_name(caller.headers), uuid7(self.services.clock.now_us()))
                     await refuse(caller, MethodNotAllowed(f"{scope['path']} takes {method} only."), shown_id)
                 return
         await self.api(scope, receive, send)
@@ -107,7 +107,7 @@ async def _refused(request: Request, error: Exception) -> Response:
         error = MethodNotAllowed(f"{wrong} is not offered.") if error.status_code == 405 else NotFound(f"{wrong} is not served here. See /docs.")
     assert isinstance(error, Refusal)
     services: Services = request.app.state.services
-    shown_id = request_id(dict(request.headers.raw), uuid7(services.clock.now_us()))
+    shown_id = request_id(by_name(request.headers.raw), uuid7(services.clock.now_us()))
     headers = {"x-request-id": shown_id} | ({} if error.retryable else {"x-should-retry": "false"})
     return Response(error_body(error, shown_id), error.status, headers, "application/json")
 

@@ -76,6 +76,7 @@ class Guarded(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End a head; one that came at once is measured here."""
         self._in_head = False
+        self._idle_until_s = NEVER  # also where the head had begun before the answer to the request before it was ended
         if self._late is not None:
             self._late.cancel()
             self._late = None

@@ -19,6 +19,8 @@ from gateway.wire.headers import Headers
 
 T = TypeVar("T")
 
+PIECE_BYTES = 4096
+
 log = logging.getLogger("weir.server")
 
 
@@ -59,7 +61,7 @@ class HotCaller:
         self.task: asyncio.Task[None] | None = None
         self._door = door
         self._expects = expects_continue
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
         self._bytes = self._bytes_max = 0
         self._waiter: asyncio.Future[None] | None = None
         self._there = self._gone = self._chunked = False
@@ -74,6 +76,7 @@ class HotCaller:
         finally:
             self._door.ended(self)
             self.task = None
+            self._parts = []
             if not self.response_complete:
                 self.response_complete = True
                 self._door.transport.abort()
@@ -89,12 +92,13 @@ class HotCaller:
                     await self._rest(bytes_max)
             except TimeoutError:
                 raise BodyTimeout(f"The body did not arrive within {timeout_s:g} s.") from None
+        self._door.flow.resume_reading()  # or nobody would hear the client leave: a body may have come whole before anybody read it
         if self.disconnected:
             raise ClientGone
         if self._bytes > bytes_max:
             raise too_large(bytes_max)
         parts, self._parts = self._parts, []
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     async def while_there(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Await `work` until its end or the client's leaving (`Caller.while_there`)."""
@@ -118,7 +122,13 @@ class HotCaller:
         """Keep a piece of the body; while nobody reads it, only so much of it is taken from the client."""
         if self.response_complete:
             return
-        self._parts.append(data)
+        if self._parts and len(data) < PIECE_BYTES:  # a body of tiny chunks must not become as many objects
+            if type(self._parts[-1]) is bytearray:
+                self._parts[-1] += data
+            else:
+                self._parts.append(bytearray(data))
+        else:
+            self._parts.append(data)
         self._bytes += len(data)
         if self._waiter is None:
             if self._bytes > HIGH_WATER_LIMIT:
@@ -167,14 +177,18 @@ class HotCaller:
         framing = b"transfer-encoding: chunked\r\n\r\n" if length is None else b"content-length: %d\r\n\r\n" % length
         self._head = b"".join((STATUS_LINE[status], self._door.default_lines(), written, close, framing))
         if length is None:
-            await self._send(self._taken())
+            await self.drained()
+            self.put(b"")
 
     def put(self, data: bytes) -> bool:
         """Send a part of the body now (`Caller.put`). Nothing is waited for with a client that is gone."""
         door = self._door
-        if self.disconnected or self.ended or not data or door.transport.is_closing():
+        if self.disconnected or self.ended or door.transport.is_closing():
             return True
-        door.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else self._taken() + data)
+        if self._chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if out := self._taken() + data:
+            door.transport.write(out)
         return not door.flow.write_paused
 
     async def drained(self) -> None:
@@ -194,7 +208,7 @@ class HotCaller:
             return
         self.ended = True
         last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-        if await self._send(last if self._chunked else self._taken() + data):
+        if await self._send(self._taken() + (last if self._chunked else data)):
             self.response_complete = True
             if not self.keep_alive:
                 self._door.transport.close()

@@ -87,10 +87,12 @@ async def refuse(caller: Caller, refusal: Refusal, shown_id: str) -> None:
 
 
 def secret_of(headers: Mapping[bytes, bytes]) -> str:
-    """Return the API key a request carries, as a bearer token or as `api-key`; "" when there is none that could be one."""
-    value = headers.get(b"authorization")
-    if value is not None:
-        scheme, _, secret = value.partition(b" ")
-        return secret.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+    """Return the API key a request carries, as a bearer token, else as `api-key` or `x-api-key`; "" when there is none that could be one.
+
+    An Authorization of another kind is for somebody on the way, and says nothing here.
+    """
+    scheme, _, secret = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer":
+        return secret.strip().decode("latin-1")
     value = headers.get(b"api-key") or headers.get(b"x-api-key") or b""
     return value.strip().decode("latin-1")

@@ -38,6 +38,11 @@ def lines(headers: Headers) -> bytes:
     return written
 
 
+def by_name(headers: Headers) -> dict[bytes, bytes]:
+    """Return a request's headers by their name; of those that came twice the first."""
+    return dict(reversed(headers))
+
+
 def request_id(headers: Mapping[bytes, bytes], own: str) -> str:
     """Return the client's X-Request-Id where it is printable ASCII of at most 128 characters; else our own."""
     value = headers.get(REQUEST_ID)

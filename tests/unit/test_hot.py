@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
+from gateway.wire.caller import secret_of
+from gateway.wire.headers import by_name
 from tests.house import House, open_house
-from tests.real.upstream import ScriptedUpstream, Wait, completion, stream
+from tests.real.upstream import STALL, ScriptedUpstream, Wait, completion, stream
 
 SHORT, UVICORN = "/v1/chat/completions", "/v1/chat/completions?x=1"
 PATHS = pytest.mark.parametrize("path", [SHORT, UVICORN], ids=["short", "uvicorn"])
@@ -251,3 +254,74 @@ async def test_what_waits_when_the_gateway_stops_is_answered_on_the_short_way(tm
         gate.set()
         assert status == 503 and b"stopping" in body
         assert headers[b"connection"] == b"close"
+
+
+@PATHS
+@pytest.mark.parametrize("kilobytes", [60, 100, 200, 1000])
+async def test_a_client_that_leaves_is_noticed_whatever_the_length_of_its_body(
+    tmp_path: Path, scripted_upstream: ScriptedUpstream, path: str, kilobytes: int
+) -> None:
+    async with open_house(tmp_path, {"m": {"urls": [scripted_upstream.base_url], "slots": 4}}) as house, wire(house) as client:
+        scripted_upstream.play(STALL)
+        client.send(request(house, path, user="x" * kilobytes * 1000))
+        async with asyncio.timeout(10):
+            while not scripted_upstream.requests:
+                await asyncio.sleep(0.005)
+        client.writer.transport.abort()
+        (booked,) = await house.events(1)
+        assert (booked.outcome, booked.status) == ("cut", 499)
+
+
+async def test_a_body_of_tiny_chunks_takes_no_more_memory_than_one_of_large_ones(tmp_path: Path) -> None:
+    async with open_house(tmp_path, {}) as house, wire(house) as client:
+        body = body_of(user="x" * 2_000_000)
+        client.send(head_of(house))
+        process = psutil.Process()
+        before = process.memory_info().rss
+        piece = b"".join(b"2\r\n%b\r\n" % body[start : start + 2] for start in range(0, 100_000, 2))
+        for _ in range(20):
+            client.send(piece)
+            await client.writer.drain()
+        connection: Any = next(iter(house.server.server_state.connections))
+        async with asyncio.timeout(20):
+            while connection.cycle is not None and connection.cycle._bytes < 1_900_000 and not connection.cycle.response_complete:
+                await asyncio.sleep(0.005)
+        assert len(connection.cycle._parts) < 100
+        assert process.memory_info().rss - before < 50_000_000
+
+
+@PATHS
+async def test_a_request_whose_head_began_before_the_last_answer_ended_is_not_taken_for_idleness(
+    tmp_path: Path, scripted_upstream: ScriptedUpstream, path: str
+) -> None:
+    async with open_house(tmp_path, {"m": {"urls": [scripted_upstream.base_url], "slots": 4}}) as house:
+        house.server.config.timeout_keep_alive = 1
+        async with wire(house) as client:
+            gate, late = threading.Event(), threading.Event()
+            scripted_upstream.play(Wait(gate), completion("first"))
+            scripted_upstream.play(Wait(late), completion("second"))
+            second = request(house, path)
+            client.send(request(house, path) + second[:20])
+            async with asyncio.timeout(10):
+                while not scripted_upstream.requests:
+                    await asyncio.sleep(0.005)
+            gate.set()
+            assert b"first" in (await client.answer())[2]
+            client.send(second[20:])
+            asyncio.get_running_loop().call_later(1.5, late.set)
+            assert b"second" in (await client.answer())[2]
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ([(b"authorization", b"Bearer one"), (b"authorization", b"Bearer two")], "one"),
+        ([(b"api-key", b"one"), (b"authorization", b"Basic eDp5")], "one"),
+        ([(b"x-api-key", b"two"), (b"authorization", b"bearer one")], "one"),
+        ([(b"x-api-key", b"two"), (b"api-key", b"one")], "one"),
+        ([(b"authorization", b"Basic eDp5")], ""),
+        ([], ""),
+    ],
+)
+def test_which_of_several_keys_counts(headers: list[tuple[bytes, bytes]], found: str) -> None:
+    assert secret_of(by_name(headers)) == found

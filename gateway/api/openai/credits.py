@@ -20,6 +20,7 @@ from gateway.flow.admit import account_of, authenticate
 from gateway.lanes.standing import Standing, day_is_spent, lane_of, past_credits, standing_of
 from gateway.services import Services
 from gateway.wire.caller import secret_of
+from gateway.wire.headers import by_name
 
 PACE_AFTER_US = 86_400_000_000  # a period of less than a day has no pace
 
@@ -30,7 +31,7 @@ router = APIRouter(tags=["credits"])
 async def show(request: Request) -> dict[str, Any]:
     """Show the balance: live, with running requests' holds, and by grant as the books have it."""
     services: Services = request.app.state.services
-    principal = await authenticate(services, secret_of(dict(request.headers.raw)))
+    principal = await authenticate(services, secret_of(by_name(request.headers.raw)))
     now_us = services.clock.now_us()
     account = await account_of(services, principal, "")
     claims = account.claims(principal.key_id, principal.project, "")

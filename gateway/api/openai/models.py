@@ -10,6 +10,7 @@ from gateway.errors import ModelUnknown
 from gateway.flow.admit import authenticate
 from gateway.services import Services
 from gateway.wire.caller import secret_of
+from gateway.wire.headers import by_name
 
 router = APIRouter(tags=["models"])
 
@@ -31,7 +32,7 @@ async def show(model: str, request: Request) -> dict[str, Any]:
 
 async def _usable(request: Request) -> dict[str, dict[str, Any]]:
     services: Services = request.app.state.services
-    principal = await authenticate(services, secret_of(dict(request.headers.raw)))
+    principal = await authenticate(services, secret_of(by_name(request.headers.raw)))
     allowed = principal.terms.allowed_models if principal.terms else None
     now_us = services.clock.now_us()
     usable = {}
