@@ -35,7 +35,12 @@ init: .venv/.serve ## Write a commented weir.yaml to start from
 env: .venv/.dev ## Install everything a developer needs into .venv
 
 test: .venv/.dev ## Install what the tests need and run them: real llama.cpp server, real PostgreSQL (ARGS="-k name")
+ifeq ($(strip $(ARGS)),)
+	@$(BIN)/python -m pytest -m "not vllm" tests/chaos tests/contract tests/e2e
+	@$(BIN)/python -m pytest -m "not vllm" -n auto --dist loadfile tests/unit tests/property tests/tidy
+else
 	@$(BIN)/python -m pytest -m "not vllm" $(ARGS)
+endif
 
 test-fast: .venv/.dev ## Run only the tests that start no server and no database
 	@$(BIN)/python -m pytest -m "not vllm and not postgres and not slow and not chaos" tests/unit tests/property tests/tidy $(ARGS)
