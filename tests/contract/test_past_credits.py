@@ -1,6 +1,9 @@
 """What becomes of a request when its credits end, its key's ceiling is reached, or the books are away: served as the plan says, and told so."""
 
+import asyncio
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -92,3 +95,25 @@ async def test_past_the_term_of_its_leases_a_process_asks_the_plan(tmp_path: Pat
             assert response.json()["error"]["type"] == "server_error"
         await house.services.beat.beat()
         assert told(await house.chat("echo")) == (200, "fast", "credits")
+
+
+async def test_a_balance_read_just_before_a_charge_is_booked_shows_that_charge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_house(tmp_path, {}, config="\nbooks: {flush_ms: 400}\n") as house:
+        cost = Decimal((await house.chat("echo")).headers["x-weir-cost"])
+        lookups = house.services.reads.lookups
+        read = lookups.run
+        held_up: list[object] = []
+
+        async def late(work: Any) -> Any:
+            found = await read(work)
+            if not held_up and house.account.unflushed_ncr:
+                held_up.append(found)
+                async with asyncio.timeout(10):
+                    while house.account.unflushed_ncr:
+                        await asyncio.sleep(0.005)
+            return found
+
+        monkeypatch.setattr(lookups, "run", late)
+        shown = (await house.client.get("/v1/credits", headers={"authorization": f"Bearer {house.key}"})).json()
+    assert held_up, "it was booked before it was read"
+    assert cost > 0 and Decimal(shown["remaining"]) == 1000 - cost

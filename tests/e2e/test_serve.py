@@ -74,17 +74,21 @@ def gone(processes: list[psutil.Process], limit_s: float) -> bool:
     return not alive
 
 
+def is_model_server(process: psutil.Process) -> bool:
+    try:
+        return "backends.local_server" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has ended meanwhile
+        return False
+
+
 def test_the_embedded_server_is_started_again_when_it_dies_and_ends_with_the_gateway(tmp_path: Path, started: list[Child]) -> None:
     port = free_port()
     child = start(started, tmp_path, port)
-    [server] = [process for process in descendants(child.pid) if "backends.local_server" in " ".join(process.cmdline())][-1:]
+    [server] = [process for process in descendants(child.pid) if is_model_server(process)][-1:]
     server.kill()
     assert gone([server], 10)
     deadline = time.monotonic() + 30
-    while (
-        not any("backends.local_server" in " ".join(process.cmdline()) for process in descendants(child.pid))
-        or status_of(f"http://127.0.0.1:{port}/ready") != 200
-    ):
+    while not any(map(is_model_server, descendants(child.pid))) or status_of(f"http://127.0.0.1:{port}/ready") != 200:
         assert time.monotonic() < deadline, child.log()
         time.sleep(0.05)
     left = descendants(child.pid)
