@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from backends.sse import split_events
-from gateway.flow.states import Client, Reserved
+from gateway.flow.states import Reserved
 from gateway.lanes.standing import Lane
+from gateway.wire.caller import Client
 
 if TYPE_CHECKING:
     from gateway.services import Services

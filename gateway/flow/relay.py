@@ -24,7 +24,8 @@ from gateway.flow import disclose
 from gateway.flow.estimate import Said, estimate, said
 from gateway.flow.refuse import upstream_refused
 from gateway.flow.settle import Settler
-from gateway.flow.states import Client, Relayed, Settled
+from gateway.flow.states import Relayed, Settled
+from gateway.wire.caller import Client
 from gateway.wire.headers import find
 from gateway.wire.openai import error_event, with_cost
 

@@ -2,10 +2,10 @@
 
     Received -> Admitted -> Reserved -> (for each attempt) Queued -> Relayed -> Settled
 
-Each is frozen and holds the one before it. `Client` is the other end, without HTTP's details.
+Each is frozen and holds the one before it.
 """
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -24,30 +24,6 @@ from gateway.wire.openai import Wish
 
 if TYPE_CHECKING:
     from backends.planner import Attempt
-
-
-class Client(Protocol):
-    """The application at the other end."""
-
-    async def head(self, status: int, written: bytes, length: int | None = None) -> None:
-        """Begin the answer. `written` are its header lines; `length` of the body in bytes, None: it comes in parts."""
-        ...
-
-    def put(self, data: bytes) -> bool:
-        """Send a part of the body now; False: before the next, wait until `drained`."""
-        ...
-
-    async def drained(self) -> None:
-        """Wait until the client's socket can take more."""
-        ...
-
-    async def write(self, data: bytes) -> None:
-        """Send a part of the body; returns when the client's socket can take more."""
-        ...
-
-    async def end(self, data: bytes = b"") -> None:
-        """Send the last part."""
-        ...
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):

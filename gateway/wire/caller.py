@@ -19,25 +19,11 @@ class ClientGone(Exception):
     """The client closed the connection before its request was whole."""
 
 
-class Caller(Protocol):
-    """One request and its answer. `headers` are the request's, names in lower case; `status` is None until the answer has begun; after the end nothing
-    is sent any more.
-    """
-
-    headers: Headers
-    status: int | None
-    ended: bool
-
-    async def body(self, bytes_max: int, timeout_s: float) -> bytes:
-        """Read the request's body. Raises `TooLarge`, `BodyTimeout`, `BadRequest` (an encoding we do not undo) or `ClientGone`."""
-        ...
-
-    async def while_there(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Await `work`; when the client leaves before the answer's end, cancel it. None: the client left."""
-        ...
+class Client(Protocol):
+    """Where an answer goes. After its end nothing is sent any more."""
 
     async def head(self, status: int, written: bytes, length: int | None = None) -> None:
-        """Begin the answer. `written` are header lines (`headers.lines`); `length` of the body in bytes, None: it comes in parts."""
+        """Begin the answer. `written` are its header lines (`headers.lines`); `length` of the body in bytes, None: it comes in parts."""
         ...
 
     def put(self, data: bytes) -> bool:
@@ -54,6 +40,22 @@ class Caller(Protocol):
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part."""
+        ...
+
+
+class Caller(Client, Protocol):
+    """One request, and where its answer goes. `headers` are the request's, names in lower case; `status` is None until the answer has begun."""
+
+    headers: Headers
+    status: int | None
+    ended: bool
+
+    async def body(self, bytes_max: int, timeout_s: float) -> bytes:
+        """Read the request's body. Raises `TooLarge`, `BodyTimeout`, `BadRequest` (an encoding we do not undo) or `ClientGone`."""
+        ...
+
+    async def while_there(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Await `work`; when the client leaves before the answer's end, cancel it. None: the client left."""
         ...
 
 
