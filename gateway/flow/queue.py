@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from gateway.errors import SlowDown
 from gateway.flow import disclose
 from gateway.flow.settle import Settler
-from gateway.flow.states import Client, Place, Reserved
+from gateway.flow.states import Place, Reserved
 from gateway.lanes.queue import Ticket
 from gateway.lanes.standing import Lane
 from gateway.lanes.ticket import ticket_of, weigh
+from gateway.wire.caller import Client
 
 if TYPE_CHECKING:
     from backends.planner import Attempt
@@ -84,7 +85,7 @@ class Turn:
         except SlowDown:
             self._services.metrics.lane_refused(ticket.lane.value, "wait_over" if ticket.left else "queue_full")
             raise
-        except BaseException:
+        except BaseException:  # cancelled, as the client left, or a bug of ours: a place or slot that nobody gives up would be lost for good
             gate.abandon(ticket)
             raise
         finally:

@@ -21,8 +21,9 @@ from gateway.flow.refuse import NotServed, not_served
 from gateway.flow.relay import is_stream, recorded, relay_stream, relay_whole, settle_unseen
 from gateway.flow.reserve import reserve, reserve_again
 from gateway.flow.settle import Settler
-from gateway.flow.states import Admitted, Client, Received
+from gateway.flow.states import Admitted, Received
 from gateway.lanes.standing import Lane, priority_of
+from gateway.wire.caller import Client
 
 if TYPE_CHECKING:
     from backends.planner import Attempt
@@ -127,18 +128,13 @@ async def _ended(task: asyncio.Task[Failure]) -> None:
 
 async def _in_slot(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> Failure:
     """Make one attempt, and give its slot back; None when the client has been answered. Raises a `Refusal` that no other backend would mend."""
+    call = settler.reserved.admitted.received.call
+    outcome = ""  # nothing was sent
+    answer: Answer | None = None
     try:
         settler.dispatch(attempt)
-    except BaseException:
-        queue.leave(settler)
-        raise
-    call = settler.reserved.admitted.received.call
-    pool = attempt.pool
-    outcome = "failed"
-    answer: Answer | None = None
-    settler.out, settler.sent_s = True, services.clock.monotonic_s()
-    try:
-        answer = await pool.open(call, attempt.model, priority=_priority(services, settler), flex=settler.buys_flex)
+        outcome, settler.out, settler.sent_s = "failed", True, services.clock.monotonic_s()
+        answer = await attempt.pool.open(call, attempt.model, priority=_priority(services, settler), flex=settler.buys_flex)
         if answer.status == 200 and call.stream and is_stream(answer):
             await relay_stream(services, settler, answer, client)
         else:
@@ -156,12 +152,11 @@ async def _in_slot(services: "Services", settler: Settler, attempt: "Attempt", c
     finally:
         if outcome == "failed":
             settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
-        try:
-            if answer is not None:
-                answer.abort()
-        finally:
-            queue.leave(settler)
-        services.metrics.attempted(attempt.backend, outcome)
+        queue.leave(settler)
+        if answer is not None:
+            answer.abort()
+        if outcome:
+            services.metrics.attempted(attempt.backend, outcome)
     return None
 
 

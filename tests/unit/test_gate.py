@@ -163,7 +163,7 @@ async def test_whoever_enters_leaves_also_when_cancelled_at_any_await(seed: int)
             most = max(most, gate.queue.running)
             await asyncio.sleep(dice.choice([0, 0, 0.001]))
             gate.leave(mine, 10)
-        except BaseException:
+        except BaseException:  # cancelled wherever it was, as a client that leaves; who entered leaves
             gate.abandon(mine)
             raise
 
