@@ -56,11 +56,10 @@ class Opened:
         try:
             data = await self._answer.read()
         except BackendError as error:
-            if self._close():
-                self._pool.failed(self.replica, str(error))
+            self._lost(error)
             raise
-        if not data and self._close() and self.status not in SICK:
-            health.answered(self.replica)
+        if not data:
+            self._ended()
         return data
 
     async def pump(self, take: Take) -> bool:
@@ -68,17 +67,24 @@ class Opened:
         try:
             ended = await self._answer.pump(take)
         except BackendError as error:
-            if self._close():
-                self._pool.failed(self.replica, str(error))
+            self._lost(error)
             raise
-        if ended and self._close() and self.status not in SICK:
-            health.answered(self.replica)
+        if ended:
+            self._ended()
         return ended
 
     def abort(self) -> None:
         """Give the exchange up. Harmless after the end, and when called twice; it says nothing about the replica."""
         self._close()
         self._answer.abort()
+
+    def _ended(self) -> None:
+        if self._close() and self.status not in SICK:
+            health.answered(self.replica)
+
+    def _lost(self, error: BackendError) -> None:
+        if self._close():
+            self._pool.failed(self.replica, str(error))
 
     def _close(self) -> bool:
         was, self._open = self._open, False

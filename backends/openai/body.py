@@ -20,18 +20,13 @@ _USUAL = (
 _LABELS: dict[str, bytes] = {name: _encode(name) + b":" for name in _USUAL}
 
 
-def label(name: str) -> bytes:
-    """Encode a member's name with its colon."""
-    return _encode(name) + b":"
-
-
 def write_body(members: Iterable[tuple[str, msgspec.Raw | bytes]]) -> tuple[Buffer, ...]:
     """Write members, in their order, as the parts of one JSON object. Large values are not copied."""
     parts: list[Buffer] = []
     small: list[msgspec.Raw | bytes] = []
     lead = b"{"
     for name, value in members:
-        small += (lead, _LABELS.get(name) or label(name))
+        small += (lead, _LABELS.get(name) or _encode(name) + b":")
         lead = b","
         if len(value) > JOIN_MAX:
             parts += (b"".join(small), memoryview(value))

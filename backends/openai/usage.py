@@ -52,7 +52,7 @@ class _Reported(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Reported | None)
-_COUNTS = Usage.__struct_fields__.index("service_tier")  # the last field; before it are counts alone
+_BUCKETS = Usage.__struct_fields__[: Usage.__struct_fields__.index("service_tier")]  # the last field; before it are counts alone
 _NOTHING_IN = _InputDetails()
 _NOTHING_OUT = _OutputDetails()
 
@@ -76,14 +76,10 @@ def read_usage(raw: msgspec.Raw | bytes, *, reasoning_beside: bool = False) -> U
     if prompt is None and completion is None:
         return None
     usage = _buckets(reported, prompt, completion, beside)
-    for count in astuple(usage)[:_COUNTS]:
+    for bucket, count in zip(_BUCKETS, astuple(usage), strict=False):
         if count is not None and not 0 <= count <= COUNT_MAX:
-            raise BadAnswer(f"usage: {_named(usage, count)} = {count} cannot be")
+            raise BadAnswer(f"usage: {bucket} = {count} cannot be")
     return usage
-
-
-def _named(usage: Usage, count: int) -> str:
-    return next(bucket for bucket in Usage.__struct_fields__ if getattr(usage, bucket) == count)
 
 
 def _prompt(reported: _Reported) -> tuple[int | None, bool]:
