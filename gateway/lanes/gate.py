@@ -32,8 +32,9 @@ class Gate:
     def enter_now(self, ticket: Ticket) -> bool:
         """Take a slot if one is free for this ticket; False: it waits, and `wait` must be awaited. Raises `SlowDown` when the queue is full."""
         try:
-            if not self.queue.offer(ticket, self._now_us()):
-                self._wake()
+            now_us = self._now_us()
+            if not self.queue.offer(ticket, now_us):
+                self._wake(now_us)
         except Full:
             raise self._refusal(ticket, "is full") from None
         return ticket.granted
@@ -77,8 +78,9 @@ class Gate:
         if ticket.granted:
             self.leave(ticket, 0)
         else:
-            self.queue.leave(ticket, self._now_us())
-            self._wake()
+            now_us = self._now_us()
+            self.queue.leave(ticket, now_us)
+            self._wake(now_us)
 
     def leave(self, ticket: Ticket, cost: int) -> None:
         """Give the slot back with what was really used (weighted tokens), and wake those who run next. Harmless the second time."""
@@ -86,8 +88,7 @@ class Gate:
             ticket.left = True
             now_us = self._now_us()
             self.queue.done(ticket, cost, now_us)
-            if self.queue.anybody:
-                self._wake()
+            self._wake(now_us)
 
     def recall(self, tenant: str) -> None:
         """Wake a tenant's requests in the slow lane: it has credits again."""
@@ -99,7 +100,7 @@ class Gate:
         """Have so many slots from now on, and wake those who run next."""
         if slots != self.queue.slots:
             self.queue.resize(slots)
-            self._wake()
+            self._wake(self._now_us())
 
     async def _woken(self, ticket: Ticket, within_s: float) -> bool:
         """Wait until somebody wakes it, or for so long; True: with its slot."""
@@ -121,8 +122,7 @@ class Gate:
                     del self._slow[ticket.tenant]
         return ticket.granted
 
-    def _wake(self) -> None:
-        now_us = self._now_us()
+    def _wake(self, now_us: int) -> None:
         for granted in self.queue.next(now_us):
             self._paces[granted.lane].note(now_us)
             waiter = self._waiters.get(id(granted))

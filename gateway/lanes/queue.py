@@ -47,11 +47,6 @@ class FairQueue:
         """How many tickets went before smaller counters for their age."""
         return self._fast.promoted + self._slow.promoted
 
-    @property
-    def anybody(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self._fast.waiting or self._slow.waiting)
-
     def running_in(self, lane: Lane) -> int:
         """How many slots a lane has taken."""
         return self._lane(lane).running
