@@ -29,9 +29,10 @@ from billing.tenants.keys import KeyHasher
 from gateway.config import load_settings, pepper
 from gateway.lanes.queue import FairQueue, Ticket
 from gateway.lanes.standing import Lane
-from tests.bench.processes import TARGET_CORE, Process, free_port
+from tests.bench.processes import TARGET_CORE, Process
 from tests.bench.rig import FOLDER
 from tests.bench.targets import ROOT, WEIR
+from tests.real.child import free_port
 
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 16}).encode()
 

@@ -25,9 +25,10 @@ from billing.db import Database
 from billing.operations.keys import issue_key
 from billing.tenants.keys import KeyHasher
 from gateway.config import load_settings, pepper
-from tests.bench.processes import LOAD_CORE, TARGET_CORE, Process, free_port
+from tests.bench.processes import LOAD_CORE, TARGET_CORE, Process
 from tests.bench.rig import FOLDER, bodies
 from tests.bench.targets import MODEL, ROOT, WEIR, Mock, build
+from tests.real.child import free_port
 from tests.real.postgres import fresh_database, postgres_server
 
 Row = dict[str, Any]

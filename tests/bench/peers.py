@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench.processes import TARGET_CORE, Process, free_port
+from tests.bench.processes import TARGET_CORE, Process
 from tests.bench.targets import MODEL, Mock, Target
+from tests.real.child import free_port
 
 KEY = "sk-bench-0123456789abcdef"
 INSTALL_S_MAX = 900

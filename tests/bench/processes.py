@@ -80,14 +80,6 @@ class Process:
         self._popen.wait(5)
 
 
-def free_port() -> int:
-    """Ask the kernel for a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def get(port: int, path: str) -> bytes:
     """GET over a fresh connection and return the answer with its head. Raises `OSError`."""
     with socket.create_connection(("127.0.0.1", port), 2) as connection:

@@ -16,7 +16,8 @@ from pathlib import Path
 import psycopg
 import yaml
 
-from tests.bench.processes import LOAD_CORE, TARGET_CORE, Process, free_port, get
+from tests.bench.processes import LOAD_CORE, TARGET_CORE, Process, get
+from tests.real.child import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "mock-model"
