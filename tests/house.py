@@ -5,7 +5,7 @@ async with open_house(tmp_path, {"m": upstream.base_url}) as house:
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,8 @@ from gateway.services import Services, open_services
 from tests.real.child import free_port
 
 TENANT, PLAN = "acme", "test"
-IMPATIENT = {"connect_s": 1.0, "first_byte_s": 0.5, "whole_s": 0.5, "idle_s": 0.5}
+IMPATIENT_SERVER = {"header_timeout_s": 0.3, "body_timeout_s": 0.3, "write_timeout_s": 0.5}
+IMPATIENT_BACKEND = {"connect_s": 1.0, "first_byte_s": 0.5, "whole_s": 0.5, "idle_s": 0.5}
 PRICES = {"input": 1_000_000, "output": 3_000_000}  # ncr per token: 1,000 and 3,000 credits per million
 
 
@@ -67,6 +68,16 @@ class House:
         body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10, **members}
         return await self.post("/v1/chat/completions", body, **(headers or {}))
 
+    async def ask_and_leave(self, until: Callable[[], Any], model: str = "m") -> None:
+        """Ask for a chat completion, and hang up once something has happened."""
+        asking = asyncio.create_task(self.chat(model))
+        async with asyncio.timeout(10):
+            while not until():
+                await asyncio.sleep(0.005)
+        asking.cancel()
+        await asyncio.wait({asking})
+        assert asking.cancelled(), "it was answered"
+
     async def events(self, count: int = 1) -> list[UsageEventRow]:
         """Wait until that many usage events are booked, and return them all, oldest first."""
         async with asyncio.timeout(10):
@@ -88,15 +99,17 @@ async def open_house(
     config: str = "",
     clock: Clock | None = None,
     database_url: str | None = None,
+    impatient: bool = False,
 ) -> AsyncGenerator[House]:
-    """Start a gateway whose models are named like `upstreams`: name -> base URL (a backend that is impatient), or -> backend as in weir.yaml,
+    """Start a gateway whose models are named like `upstreams`: name -> base URL, or -> backend as in weir.yaml,
     with the upstream's model under `model`. With several, the model `f` falls back from each to the next.
 
-    `plan` are `PlanTerms`; 1,000 credits unless it says otherwise. `config` is appended to weir.yaml.
+    `plan` are `PlanTerms`; 1,000 credits unless it says otherwise. `config` is appended to weir.yaml. `impatient` is for tests of what is
+    late: waits of less than a second, which a machine that pauses would also break.
     """
     time = clock or SystemClock()
     path = folder / "weir.yaml"
-    path.write_text(_config(folder, upstreams, database_url) + config)
+    path.write_text(_config(folder, upstreams, database_url, impatient) + config)
     settings = load_settings(path)
     database = Database(settings.database_url)
     database.migrate()
@@ -123,10 +136,10 @@ async def open_house(
             await serving
 
 
-def _config(folder: Path, upstreams: Mapping[str, str | Mapping[str, Any]], database_url: str | None) -> str:
+def _config(folder: Path, upstreams: Mapping[str, str | Mapping[str, Any]], database_url: str | None, impatient: bool) -> str:
     config: dict[str, Any] = {
         "data_dir": str(folder / "data"),
-        "server": {"port": free_port(), "header_timeout_s": 0.3, "body_timeout_s": 0.3, "write_timeout_s": 0.5, "shutdown_grace_s": 2},
+        "server": {"port": free_port(), "shutdown_grace_s": 2, **(IMPATIENT_SERVER if impatient else {})},
         "backends": {"echo": {"provider": "echo"}},
         "models": {"echo": _model({"backend": "echo", "model": "echo"}), "unpriced": _model({"backend": "echo", "model": "echo"})},
     }
@@ -134,7 +147,9 @@ def _config(folder: Path, upstreams: Mapping[str, str | Mapping[str, Any]], data
         config |= {"database": {"url": database_url}, "secret": "0123456789abcdef0123456789abcdef"}
     routes: list[dict[str, str]] = []
     for name, given in upstreams.items():
-        backend: dict[str, Any] = {"urls": [given], "slots": 4, "timeouts": IMPATIENT} if isinstance(given, str) else dict(given)
+        backend: dict[str, Any] = {"urls": [given], "slots": 4} if isinstance(given, str) else dict(given)
+        if impatient:
+            backend.setdefault("timeouts", IMPATIENT_BACKEND)
         routes.append({"backend": name, "model": str(backend.pop("model", f"upstream-{name}"))})
         config["backends"][name] = backend
         config["models"][name] = _model(routes[-1])

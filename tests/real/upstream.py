@@ -151,6 +151,8 @@ class ScriptedUpstream:
 
     def close(self) -> None:
         """Stop listening and drop every connection."""
+        with contextlib.suppress(OSError):  # wakes the thread that accepts: in its sleep it would hold the number of a socket that is another's by now
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
             for connection in self._open:

@@ -155,7 +155,7 @@ async def test_413_for_a_body_past_the_limit_by_its_length_or_as_it_comes(tmp_pa
 
 @PATHS
 async def test_408_for_a_body_that_does_not_come(tmp_path: Path, path: str) -> None:
-    async with open_house(tmp_path, {}) as house, wire(house) as client:
+    async with open_house(tmp_path, {}, impatient=True) as house, wire(house) as client:
         client.send(head_of(house, path, 100), b"{")
         assert (await client.answer())[0] == 408
 

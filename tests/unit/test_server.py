@@ -84,7 +84,7 @@ def connections(port: int, peer: int) -> int:
 
 async def test_the_connection_of_a_client_that_never_reads_its_ended_answer_is_gone_in_time(tmp_path: Path, scripted_upstream: ScriptedUpstream) -> None:
     scripted_upstream.play(completion("y" * 6_000_000))
-    async with open_house(tmp_path, {"m": scripted_upstream.base_url}) as house, connected(house, receive_bytes=4096) as client:
+    async with open_house(tmp_path, {"m": scripted_upstream.base_url}, impatient=True) as house, connected(house, receive_bytes=4096) as client:
         peer = client.getsockname()[1]
         await ask(house, client)
         assert (await house.events())[0].outcome == "complete"
