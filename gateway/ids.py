@@ -6,25 +6,24 @@ processes, or a process and its fork, never make the same one. The kernel is ask
 
 from os import register_at_fork, urandom
 
-_VERSION = 0x7 << 76
-_VARIANT = 0b10 << 62
 _AT_ONCE = 512
 
-_randoms: list[int] = []
-register_at_fork(after_in_child=_randoms.clear)  # a fork must not make what its parent makes
+_tails: list[str] = []  # the random half, as it is written
+register_at_fork(after_in_child=_tails.clear)  # a fork must not make what its parent makes
 
 
 def uuid7(now_us: int) -> str:
     """Make a UUIDv7 for an instant (UTC epoch microseconds): 36 characters, lower case."""
-    ms, us = divmod(now_us, 1000)
-    try:
-        random = _randoms.pop()
-    except IndexError:
-        block = urandom(8 * _AT_ONCE)
-        _randoms.extend(int.from_bytes(block[start : start + 8], "big") >> 2 for start in range(0, len(block), 8))
-        random = _randoms.pop()
-    text = f"{(ms & 0xFFFFFFFFFFFF) << 80 | _VERSION | (us * 4096 // 1000) << 64 | _VARIANT | random:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    ms = now_us // 1000
+    if not _tails:
+        _tails.extend(_more_tails())
+    head = f"{ms & 0xFFFFFFFFFFFF:012x}"
+    return f"{head[:8]}-{head[8:]}-7{(now_us - ms * 1000) * 4096 // 1000:03x}{_tails.pop()}"
+
+
+def _more_tails() -> list[str]:
+    block = urandom(8 * _AT_ONCE).hex()
+    return [f"-{'89ab'[int(block[at], 16) & 3]}{block[at + 1 : at + 4]}-{block[at + 4 : at + 16]}" for at in range(0, len(block), 16)]
 
 
 def instant_us(uuid: str) -> int:

@@ -115,6 +115,21 @@ def revoke_key(db: Database, key_id: str, now_us: int) -> Key:
     return msgspec.structs.replace(found, revoked_us=now_us)
 
 
+def get_key(db: Database, key_id: str) -> Key:
+    """Return one key, also one that is revoked. Raises `NotFound`."""
+    with db.read() as session:
+        found = store.get_key(session, key_id)
+    if found is None:
+        raise NotFound("key", key_id)
+    return found
+
+
+def has_key(db: Database, kind: str | None = None) -> bool:
+    """Tell whether a key was ever issued, of one kind or of any. Costs the same however many there are."""
+    with db.read() as session:
+        return store.has_key(session, kind)
+
+
 def list_keys(db: Database, tenant_id: str | None = None) -> list[Key]:
     """Return the keys of one tenant, or all of them and the admins', oldest first; revoked ones too. Raises `NotFound`."""
     with db.read() as session:

@@ -39,6 +39,12 @@ def get_tenant(db: Database, tenant_id: str) -> Tenant:
         return require_tenant(session, tenant_id)
 
 
+def has_tenant(db: Database, tenant_id: str) -> bool:
+    """Tell whether there is such a tenant."""
+    with db.read() as session:
+        return store.get_tenant(session, tenant_id) is not None
+
+
 def list_tenants(db: Database) -> list[Tenant]:
     """Return every tenant, by id."""
     with db.read() as session:

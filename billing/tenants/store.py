@@ -110,6 +110,14 @@ def get_key(session: Session, key_id: str) -> Key | None:
     return None if row is None else _key(row)
 
 
+def has_key(session: Session, kind: str | None = None) -> bool:
+    """Tell whether a key was ever issued, of one kind or of any."""
+    query = select(ApiKeyRow.id).limit(1)
+    if kind == "admin":  # the index on tenants finds those at once, however many others there are
+        query = query.where(col(ApiKeyRow.tenant_id).is_(None))
+    return session.exec(query if kind is None else query.where(ApiKeyRow.kind == kind)).first() is not None
+
+
 def key_by_digest(session: Session, digest: bytes) -> Key | None:
     """Return the key whose secret has this digest, also one that is revoked or expired, or None."""
     row = session.exec(select(ApiKeyRow).where(ApiKeyRow.digest == digest)).first()

@@ -210,7 +210,7 @@ async def _redis(settings: Settings, url: SecretStr) -> str:
 
 def _has_keys(settings: Settings) -> bool:
     with _Opened(settings) as database:
-        return _revision(database) is not None and bool(keys.list_keys(database))
+        return _revision(database) is not None and keys.has_key(database)
 
 
 def _revision(database: Database) -> str | None:

@@ -11,6 +11,8 @@ from billing.operations import keys, plans, rates, tenants
 from billing.tenants.keys import KeyHasher
 from gateway.config.settings import SeedSettings
 
+MODELS_SHOWN = 20
+
 
 def plant(database: Database, seed: SeedSettings, now_us: int) -> None:
     """Create the plans, tenants and rates that are missing; change none that is there. Raises what the books refuse."""
@@ -18,9 +20,8 @@ def plant(database: Database, seed: SeedSettings, now_us: int) -> None:
     for plan, form in seed.plans.items():
         if plan not in have_plans:
             plans.set_plan(database, form.terms(plan), now_us)
-    have_tenants = {tenant.id for tenant in tenants.list_tenants(database)}
     for tenant, wanted in seed.tenants.items():
-        if tenant not in have_tenants:
+        if not tenants.has_tenant(database, tenant):
             tenants.create_tenant(database, id=tenant, name=wanted.name, plan=wanted.plan, currency=wanted.currency, timezone=wanted.timezone, now_us=now_us)
     have_rates = {rate.model for rate in rates.list_rates(database)}
     for model, rate in seed.rates.items():
@@ -31,10 +32,9 @@ def plant(database: Database, seed: SeedSettings, now_us: int) -> None:
 def first_keys(database: Database, hasher: KeyHasher, tenant: str | None, now_us: int) -> dict[str, str]:
     """Issue the first admin key, and the first key of `tenant`, where none of that kind was ever issued; return their secrets by kind."""
     issued: dict[str, str] = {}
-    have = keys.list_keys(database)
-    if not any(key.kind == "admin" for key in have):
+    if not keys.has_key(database, "admin"):
         issued["admin"] = keys.issue_key(database, hasher, kind="admin", name="first start", now_us=now_us).secret
-    if tenant is not None and not any(key.kind == "tenant" for key in have) and any(found.id == tenant for found in tenants.list_tenants(database)):
+    if tenant is not None and not keys.has_key(database, "tenant") and tenants.has_tenant(database, tenant):
         issued["tenant"] = keys.issue_key(database, hasher, tenant_id=tenant, name="first start", now_us=now_us).secret
     return issued
 
@@ -61,7 +61,8 @@ def _near(path: Path) -> str:
 def offer(source: Path | None, models: Iterable[str], own: str = "") -> str:
     """Say which configuration was read, and which models are offered; `own` is the one that a server of ours brings."""
     names = list(dict.fromkeys([*models, *([own] if own else [])]))
-    return f"Configuration: {source or ('none: its own small model' if own else 'none')}\nModels: {', '.join(names)}"
+    more = f" and {len(names) - MODELS_SHOWN} more" if len(names) > MODELS_SHOWN else ""
+    return f"Configuration: {source or ('none: its own small model' if own else 'none')}\nModels: {', '.join(names[:MODELS_SHOWN])}{more}"
 
 
 def banner(url: str, model: str | None, secrets: Mapping[str, str], *, tenant: str | None = None, program: str = "weir") -> str:

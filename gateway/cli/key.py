@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from msgspec import UNSET
 
-from billing.errors import Invalid, NotFound
+from billing.errors import Invalid
 from billing.money import format_credits
 from billing.operations import keys
 from billing.tenants.tenant import Key
@@ -101,9 +101,7 @@ def limit(
 def revoke(key: Annotated[str, typer.Argument(metavar="KEY_ID")], yes: YesOption = False, config: ConfigOption = None) -> None:
     """Revoke a key for good. A running gateway refuses it within a second."""
     with open_books(config) as books:
-        found = next((known for known in keys.list_keys(books.database) if known.id == key), None)
-        if found is None:
-            raise NotFound("key", key)
+        found = keys.get_key(books.database, key)
         if found.revoked_us is None:
             confirm(f"Revoke {_described(found)} for good?", yes)
         keys.revoke_key(books.database, key, books.now_us)

@@ -37,7 +37,7 @@ class Town(Weir):
     """Weir with so many tenants, models and rows of usage; `active` tenants ask."""
 
     def __init__(self, mock: Mock, folder: Path, *, active: int, tenants: int, models: int, rows: int) -> None:
-        self.models = models
+        self.models, self.active = models, active
         super().__init__(mock, folder)
         self.name = folder.name
         rig.load(self, "plain", ("-c", "1", "-n", "1"))  # the row that is copied
@@ -90,7 +90,7 @@ class Town(Weir):
         """Return the CPU time of a request (us) once every tenant has been seen."""
         before = mock.served()
         keys = ("-K", str(self.folder / "keys"))
-        rig.load(self, "plain", ("-c", "32", "-d", f"{seconds / 2}", *keys))
+        rig.load(self, "plain", ("-c", "32", "-n", str(2 * self.active), *keys))
         assert self.process is not None
         cpu_us = self.process.cpu_us()
         row = rig.load(self, "plain", ("-c", "32", "-d", f"{seconds}", *keys))

@@ -5,7 +5,7 @@
 // -K sends requests with the keys of a file in turn, a key a line.
 // -R paces each connection to one request every US microseconds; -w opens connections at this rate instead of all at once.
 // Bodies with Content-Length and in chunks are followed to their end; a stream that ends without [DONE] is counted as `short`.
-// The time to the first token is the time to the first "data:".
+// The time to the first token is the time to the first "data:"; a gap is the time from one "data:" of a stream to its next.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEAD_MAX = 16384, LOST_MAX = 20000 };
+enum { HEAD_MAX = 16384, LOST_MAX = 20000, GAP_UNIT_NS = 100000, GAPS = 200000 };
 enum state { IDLE, IN_HEAD, IN_BODY };
 enum framing { SIZE_LINE, DATA, DATA_END, TRAILER };
 
@@ -35,7 +35,7 @@ typedef struct {
     long content_left;  // -1: until the connection ends
     enum framing framing;
     long chunk_left;
-    uint64_t sent_ns, first_ns, due_ns;
+    uint64_t sent_ns, first_ns, last_ns, due_ns;
     int data_match, done_match, events, done;
 } connection;
 
@@ -49,7 +49,7 @@ static struct sockaddr_in target;
 static int epoll_fd, stopping, open_now, open_max;
 static long started, finished, failed, refused, lost, events_all, short_streams, bytes_all, statuses[600];
 static uint64_t *latencies, *first_tokens;
-static long sample_count, sample_cap;
+static long sample_count, sample_cap, gaps[GAPS], gap_count;  // gaps by their length
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -146,6 +146,16 @@ static void finish(connection *c) {
     } else start(c);
 }
 
+static void count_event(connection *c) {
+    uint64_t now = now_ns();
+    if (c->events++) {
+        uint64_t gap = (now - c->last_ns) / GAP_UNIT_NS;
+        gaps[gap < GAPS ? gap : GAPS - 1]++;
+        gap_count++;
+    } else c->first_ns = now;
+    c->last_ns = now;
+}
+
 // Count the events in a piece of the body: "data:" at the start of a line, and "[DONE]" anywhere.
 static void scan(connection *c, const char *p, long n) {
     static const char DATA_FIELD[] = "data:", DONE[] = "[DONE]";
@@ -154,7 +164,7 @@ static void scan(connection *c, const char *p, long n) {
         if (c->data_match >= 0) {
             if (*p == DATA_FIELD[c->data_match]) {
                 if (++c->data_match == 5) {
-                    if (!c->events++) c->first_ns = now_ns();
+                    count_event(c);
                     c->data_match = -1;
                 }
             } else c->data_match = -1;
@@ -272,6 +282,12 @@ static int ascending(const void *a, const void *b) {
 
 static double at(const uint64_t *sorted, double share) { return sample_count ? sorted[(long)((sample_count - 1) * share)] / 1000.0 : 0; }
 
+static double gap_at(double share) {
+    long left = (long)(gap_count * share), i = 0;
+    while (i < GAPS - 1 && (left -= gaps[i]) > 0) i++;
+    return gap_count ? i * (GAP_UNIT_NS / 1000.0) : 0;
+}
+
 static void report(double elapsed_s, long finished_in_time, double all_s) {
     qsort(latencies, sample_count, sizeof *latencies, ascending);
     qsort(first_tokens, sample_count, sizeof *first_tokens, ascending);
@@ -279,6 +295,7 @@ static void report(double elapsed_s, long finished_in_time, double all_s) {
            refused, short_streams, elapsed_s);
     printf(",\"p50_us\":%.1f,\"p90_us\":%.1f,\"p99_us\":%.1f,\"max_us\":%.1f", at(latencies, .5), at(latencies, .9), at(latencies, .99), at(latencies, 1));
     printf(",\"ttft_p50_us\":%.1f,\"ttft_p99_us\":%.1f", at(first_tokens, .5), at(first_tokens, .99));
+    printf(",\"gap_p50_us\":%.0f,\"gap_p99_us\":%.0f,\"gap_max_us\":%.0f", gap_at(.5), gap_at(.99), gap_at(1));
     printf(",\"events\":%ld,\"events_per_s\":%.1f,\"megabytes\":%.2f,\"open_max\":%d,\"statuses\":{", events_all, events_all / all_s, bytes_all / 1e6, open_max);
     const char *comma = "";
     for (int i = 0; i < 600; i++)

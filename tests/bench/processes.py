@@ -14,9 +14,9 @@ TARGET_CORE, LOAD_CORE = CORES[-1], CORES[0]
 
 
 class Process:
-    """A server pinned to one core, with everything it starts. Its output goes to a file."""
+    """A server pinned to one core (None: to none), with everything it starts. Its output goes to a file."""
 
-    def __init__(self, command: Sequence[str | Path], log: Path, *, core: int, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str | Path], log: Path, *, core: int | None, env: Mapping[str, str] | None = None) -> None:
         self.log = log
         with log.open("wb") as output:
             self._popen = subprocess.Popen(
@@ -26,7 +26,7 @@ class Process:
                 stderr=output,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+                preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
             )
 
     def wait_ready(self, port: int, path: str, limit_s: float = 60) -> None:

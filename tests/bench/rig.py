@@ -52,6 +52,8 @@ SCENARIOS = {
     "long": Scenario("long", ("-c", "4", "-d", "0.5"), ("-c", "8", "-d", "3"), "finished", "a prompt of 300 kB: CPU a request"),
 }
 DEFAULT = "plain32,plain1,stream32,paced"
+HOLD = """  holdN      N slow streams open at once: memory a stream (in a run of its own, for memory that was used before is used again),
+             and the time between two chunks, 99th percentile"""
 
 
 def bodies() -> dict[str, dict[str, Any]]:
@@ -142,6 +144,8 @@ def start_targets(options: argparse.Namespace, mock: Mock, stack: ExitStack) -> 
                 target = start(name, mock, FOLDER)
             elif name == "weir":
                 target = Weir(mock, FOLDER / "weir")
+            elif name == "weir-2":
+                target = Weir(mock, FOLDER / "weir-2", workers=2)
             elif name == "weir-postgres":
                 target = Weir(mock, FOLDER / "weir-postgres", stack.enter_context(fresh_database(stack.enter_context(postgres_server()))))
             else:
@@ -189,7 +193,7 @@ def table(rows: list[Row]) -> str:
         own, base = median(rows, target, scenario, key), median(rows, "direct", scenario, key)
         return None if own is None or base is None else own - base
 
-    columns = ("us/request", "x nginx", "requests/s", "added p50 us", "us/chunk", "added TTFT us", "us/long", "kB/stream", "RSS MB", "wrong")
+    columns = ("us/request", "x nginx", "requests/s", "added p50 us", "us/chunk", "added TTFT us", "us/long", "kB/stream", "added gap us", "RSS MB", "wrong")
     lines = [f"{'target':14}" + "".join(f"{column:>15}" for column in columns)]
     for name in dict.fromkeys(row["target"] for row in rows):
         own, plain = median(rows, name, "plain32", "cpu_us"), median(rows, "nginx", "plain32", "cpu_us")
@@ -202,6 +206,7 @@ def table(rows: list[Row]) -> str:
             show(added(name, "paced", "ttft_p50_us"), 0),
             show(median(rows, name, "long", "cpu_us"), 0),
             show(median(rows, name, "hold", "kb_per_stream")),
+            show(added(name, "hold", "gap_p99_us"), 0),
             show(median(rows, name, "plain32", "rss_mb"), 0),
             str(sum(row["failed"] + row["refused"] + row["short"] for row in rows if row["target"] == name)),
         )
@@ -222,10 +227,10 @@ def over_budget(rows: list[Row], limits: Mapping[str, float]) -> list[str]:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     scenarios = "\n".join(f"  {name:10} {scenario.says}" for name, scenario in SCENARIOS.items())
-    names = f"direct bare nginx {' '.join(PEERS)} weir weir-postgres"
-    epilog = f"targets: {names}, and those of --add\nscenarios:\n{scenarios}\n  holdN      N slow streams open at once: memory a stream"
+    names = f"direct bare nginx {' '.join(PEERS)} weir weir-postgres weir-2"
+    epilog = f"targets: {names}, and those of --add\nscenarios:\n{scenarios}\n{HOLD}"
     parser = argparse.ArgumentParser(description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: all but weir-postgres")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: all but the last two")
     parser.add_argument("-r", "--rounds", type=int, default=3)
     parser.add_argument("-s", "--scenarios", default=DEFAULT, help=f"default: {DEFAULT}")
     parser.add_argument("-o", "--out", type=Path, help="write every measurement as a line of JSON")

@@ -123,23 +123,24 @@ def other(name: str, spec: Mapping[str, str], folder: Path) -> Target:
 
 
 class Weir(Target):
-    """The gateway with everything on."""
+    """The gateway with everything on; several workers have both cores, beside the mock and the load."""
 
-    def __init__(self, mock: Mock, folder: Path, database_url: str | None = None) -> None:
+    def __init__(self, mock: Mock, folder: Path, database_url: str | None = None, *, workers: int = 1) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         port = free_port()
         self.folder, self.database_url = folder, database_url
         self.config = folder / "weir.yaml"
         self.config.write_text(yaml.safe_dump(self._settings(port, mock.port), sort_keys=False))
-        process = Process([WEIR, "serve", "--config", self.config], folder / "weir.log", core=TARGET_CORE)
+        serve: list[str | Path] = [WEIR, "serve", "--config", self.config, "--workers", str(workers)]
+        process = Process(serve, folder / "weir.log", core=TARGET_CORE if workers == 1 else None)
         process.wait_ready(port, "/ready")
         try:
             key = self._issue_key()
         except BaseException:  # also an interrupt: nothing that was started is left behind
             process.stop()
             raise
-        super().__init__("weir" if database_url is None else "weir-postgres", port, process, (f"Authorization: Bearer {key}",))
+        super().__init__(folder.name, port, process, (f"Authorization: Bearer {key}",))
 
     def check(self) -> str:
         """Compare the usage events in the database with what the mock served for this gateway."""

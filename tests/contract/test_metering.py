@@ -12,8 +12,8 @@ import pytest
 
 from backends.errors import BadAnswer
 from backends.stream import StreamTap
-from gateway.lanes.standing import Lane
 from gateway.lanes.queue import Ticket
+from gateway.lanes.standing import Lane
 from tests.house import House, open_house
 from tests.real.upstream import CLOSE, RESET, STALL, STREAM_END, STREAM_HEAD, ScriptedUpstream, Step, Wait, answer, delta, event, json_answer, usage
 

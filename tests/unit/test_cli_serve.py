@@ -15,6 +15,7 @@ import pytest
 from billing.db import Database
 from billing.errors import BooksUnavailable, Invalid, NotFound
 from billing.operations import keys, plans, rates, tenants
+from billing.tenants import store
 from billing.tenants.keys import KeyHasher
 from gateway.cli.children import vllm_server, with_child, with_demo
 from gateway.cli.failure import Failure
@@ -127,6 +128,22 @@ def test_first_keys_are_issued_once(weir: Weir, database: Database) -> None:
     assert set(secrets) == {"admin", "tenant"}
     assert first_keys(database, HASHER, "demo", START_US) == {}
     assert len(keys.list_keys(database)) == 2
+
+
+def test_a_start_reads_no_list_of_tenants_or_keys_as_there_may_be_a_million(weir: Weir, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = with_demo(load_settings(None), "m").seed
+    plant(database, seed, START_US)
+    first_keys(database, HASHER, "demo", START_US)
+    for name in ("all_keys", "all_tenants"):
+        monkeypatch.delattr(store, name)
+    plant(database, seed, START_US)
+    assert first_keys(database, HASHER, "demo", START_US) == {}
+
+
+def test_of_many_models_a_start_names_the_first(weir: Weir) -> None:
+    said = offer(None, [f"m{number}" for number in range(1000)])
+    assert "m19 and 980 more" in said and "m20" not in said
+    assert offer(None, ["m0", "m1"]).endswith("Models: m0, m1")
 
 
 def test_the_lines_to_paste_are_valid(weir: Weir) -> None:
