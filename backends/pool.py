@@ -136,6 +136,12 @@ class Pool:
         return max(1, math.ceil(self.config.slots * sum(one.weight for one in usable) / sum(one.weight for one in self.replicas)))
 
     @property
+    def stranded(self) -> int:
+        """Exchanges under way at replicas that may not be used now, and that `slots` therefore leaves out: they end, or run into their timeouts."""
+        usable = self._usable()
+        return sum([replica.inflight for replica in self.replicas if replica not in usable]) if len(usable) < len(self.replicas) else 0
+
+    @property
     def inflight(self) -> int:
         """Exchanges under way."""
         return sum(replica.inflight for replica in self.replicas)

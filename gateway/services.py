@@ -302,7 +302,7 @@ def _gate(settings: Settings, pool: Pool, clock: Clock) -> Gate:
     ages_us: dict[Lane, int | None] = {name: lane.age_ms_max * 1000 for name, lane in lanes.items()}
     queue = FairQueue(pool.slots, depths=depths, ages_us=ages_us)
     waits = {name: lane.wait_ms_max / 1000 for name, lane in lanes.items()}
-    return Gate(queue, lambda: int(clock.monotonic_s() * 1e6), wait_s_max=waits, jitter=random.Random())
+    return Gate(queue, lambda: int(clock.monotonic_s() * 1e6), wait_s_max=waits, jitter=random.Random(), stranded=lambda: pool.stranded)
 
 
 def _shared_windows(settings: Settings, clock: Clock) -> SharedWindows | None:

@@ -66,8 +66,8 @@ async def relay_whole(services: "Services", settler: Settler, answer: Answer, cl
     await client.end(body)
 
 
-async def relay_stream(services: "Services", settler: Settler, answer: Answer, client: Client) -> None:
-    """Relay a streamed answer. Raises `BackendError` while the client has seen nothing of it; after that it ends the stream with an error event."""
+async def relay_stream(services: "Services", settler: Settler, answer: Answer, client: Client) -> bool:
+    """Relay a streamed answer. Raises `BackendError` while the client has seen nothing of it; after that it ends the stream with an error event: False."""
     stream = Stream(services, settler, answer)
     data = await answer.read()
     if not data:
@@ -82,6 +82,7 @@ async def relay_stream(services: "Services", settler: Settler, answer: Answer, c
     settler.first_us = services.clock.now_us()
     try:
         await stream.run(out, client)
+        return True
     except BackendError as error:
         refusal: Refusal = BackendDisconnected("The model server was lost in the middle of its answer.", internal=str(error))
         if isinstance(error, BadAnswer):
@@ -89,8 +90,10 @@ async def relay_stream(services: "Services", settler: Settler, answer: Answer, c
         log.warning("request %s: %s", settler.reserved.admitted.received.call.request_id, error)
         if not settler.ended:
             await stream.settle_cut(502, ask=False)
+        services.metrics.refused(refusal.code or str(refusal.status))
         await recorded(services)
         await client.end(error_event(refusal, settler.reserved.admitted.received.shown_id))
+        return False
     finally:
         if not settler.ended:  # the client left, or we are stopping: the upstream stops now, and what was produced is charged
             answer.abort()

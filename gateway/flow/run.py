@@ -136,10 +136,10 @@ async def _in_slot(services: "Services", settler: Settler, attempt: "Attempt", c
         outcome, settler.out, settler.sent_s = "failed", True, services.clock.monotonic_s()
         answer = await attempt.pool.open(call, attempt.model, priority=_priority(services, settler), flex=settler.buys_flex)
         if answer.status == 200 and call.stream and is_stream(answer):
-            await relay_stream(services, settler, answer, client)
+            outcome = "served" if await relay_stream(services, settler, answer, client) else "cut"
         else:
             await relay_whole(services, settler, answer, client)
-        outcome = "served"
+            outcome = "served"
     except NotServed as error:
         settler.out = False
         if error.final and not _refused_flex(settler, attempt, error.refusal):
@@ -149,12 +149,15 @@ async def _in_slot(services: "Services", settler: Settler, attempt: "Attempt", c
     except BackendError as error:
         settler.out = False
         return error
+    except asyncio.CancelledError:
+        outcome = outcome and "left"
+        raise
     finally:
-        if outcome == "failed":
+        if outcome in ("failed", "left"):
             settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
-        queue.leave(settler)
         if answer is not None:
             answer.abort()
+        queue.leave(settler)
         if outcome:
             services.metrics.attempted(attempt.backend, outcome)
     return None

@@ -31,23 +31,24 @@ async def serve(services: "Services", endpoint: Endpoint, caller: Caller) -> Non
     request_id = uuid7(at_us)
     headers, limits = names.by_name(caller.headers), services.settings.server
     shown_id = names.request_id(headers, request_id)
-    model = ""
+    model, principal = "", None
     metrics.inflight += 1
     try:
         principal = await authenticate(services, secret_of(headers))  # before the body: a stranger's is not even read
         body = await caller.body(limits.body_bytes_max, limits.body_timeout_s)
         call, wish = read_call(body, endpoint, request_id)
+        model = call.model if call.model in services.settings.models else ""  # no client makes up names for series
         session, traceparent = headers.get(b"x-session-id"), headers.get(b"traceparent")
         call.session = session.decode("latin-1") if session else None
         call.traceparent = traceparent.decode("latin-1") if traceparent and names.is_traceparent(traceparent) else None
         received = Received(principal=principal, shown_id=shown_id, call=call, wish=wish, at_us=at_us, at_s=at_s)
         settler = await caller.while_there(run(services, received, caller))
-        model = call.model
         if settler is not None:
             _count(services, settler, endpoint)
     except Refusal as refusal:
         metrics.refused(refusal.code or str(refusal.status))
-        log.info("request %s refused: %d %s: %s", request_id, refusal.status, refusal.code, refusal.internal or refusal.public)
+        who = {} if principal is None else {"tenant": principal.tenant_id, "key": principal.key_id, "model": model}
+        log.info("request %s refused: %d %s: %s", request_id, refusal.status, refusal.code, refusal.internal or refusal.public, extra=who)
         if caller.status is None:
             await refuse(caller, refusal, shown_id)
         elif not caller.ended:  # a stream that was begun while it waited

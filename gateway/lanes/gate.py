@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 
 from gateway.errors import SlowDown
-from gateway.lanes.queue import FairQueue, Full, Ticket
+from gateway.lanes.queue import FairQueue, Full, Ticket, slow_slots_of
 from gateway.lanes.retry import Pace
 from gateway.lanes.standing import Lane
 
@@ -17,10 +17,17 @@ Waiter = asyncio.Future[bool]  # True: the slot is there; False: the tenant's cr
 
 
 class Gate:
-    """The door of one backend pool. `now_us` never goes back; `paced` counts those who are held back and not in the queue yet."""
+    """The door of one backend pool. `now_us` never goes back; `paced` counts those who are held back and not in the queue yet.
 
-    def __init__(self, queue: FairQueue, now_us: Callable[[], int], *, wait_s_max: dict[Lane, float], jitter: random.Random) -> None:
+    `stranded` says how many requests are at servers that are out: they hold no slot of those that are left.
+    """
+
+    def __init__(
+        self, queue: FairQueue, now_us: Callable[[], int], *, wait_s_max: dict[Lane, float], jitter: random.Random, stranded: Callable[[], int] = lambda: 0
+    ) -> None:
         self.queue = queue
+        self._slots = queue.slots
+        self._stranded = stranded
         self.paced = 0
         self._now_us = now_us
         self._wait_s_max = wait_s_max
@@ -88,6 +95,8 @@ class Gate:
             ticket.left = True
             now_us = self._now_us()
             self.queue.done(ticket, cost, now_us)
+            if self.queue.slots != self._slots:
+                self._fit()
             self._wake(now_us)
 
     def recall(self, tenant: str) -> None:
@@ -97,10 +106,20 @@ class Gate:
                 waiter.set_result(False)
 
     def resize(self, slots: int) -> None:
-        """Have so many slots from now on, and wake those who run next."""
-        if slots != self.queue.slots:
-            self.queue.resize(slots)
+        """Have so many slots from now on, beside those of stranded requests, and wake those who run next."""
+        self._slots = slots
+        if self._fit():
             self._wake(self._now_us())
+
+    def _fit(self) -> bool:
+        """Give the queue its size; True: it has changed."""
+        queue, stranded = self.queue, self._stranded()
+        stranded_slow = max(0, stranded - queue.running_in(Lane.FAST)) if stranded else 0  # at least so many of them are slow
+        wanted = self._slots + stranded, slow_slots_of(self._slots) + stranded_slow
+        if wanted == (queue.slots, queue.slow_slots):
+            return False
+        queue.resize(*wanted)
+        return True
 
     async def _woken(self, ticket: Ticket, within_s: float) -> bool:
         """Wait until somebody wakes it, or for so long; True: with its slot."""

@@ -132,6 +132,10 @@ class LaneQueue:
         """Tell whether anybody waits who may go within its limit."""
         return self.waiting > 0 and _top(self._heap) is not None
 
+    def eager(self) -> bool:
+        """Tell whether anybody waits who would take a free slot, borrowed or not; others wait for their own tenant's requests to end."""
+        return _top(self._heap) is not None or _top(self._spare) is not None
+
     def pop(self, line: Line) -> Ticket:
         """Take out the first ticket of a line that `best` returned; `place` must follow."""
         line.mark = line.hunger = 0

@@ -87,12 +87,14 @@ class FairQueue:
         return False
 
     def take(self, ticket: Ticket) -> bool:
-        """Let a ticket run if it need pass nobody and a slot is free for it; False: it is not taken in."""
+        """Let a ticket run if it need pass nobody who could run and a slot is free for it; False: it is not taken in."""
         slow = ticket.lane is Lane.SLOW
         lane = self._slow if slow else self._fast
-        if lane.waiting or not self._free(slow):
+        if not self._free(slow) or (lane.waiting and lane.eager()):
             return False
         line = lane.line(ticket.tenant)
+        if line.tickets:  # its tenant's own wait before it
+            return False
         if ticket.limit is not None and line.running >= ticket.limit and not ticket.borrows:
             return False
         self._grant(lane, line, ticket)

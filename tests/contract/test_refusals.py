@@ -320,6 +320,7 @@ async def test_5xx_when_the_upstream_fails_before_its_first_byte(tmp_path: Path,
             response = await house.chat(stream=stream_wanted)
             error(response, *WHOLE[name])
             assert "127.0.0.1" not in response.text and "upstream-m" not in response.text
+        assert house.services.metrics.requests.cells == {("chat/completions", "m", WHOLE[name][0]): 2}
         events = await house.events(2)
         assert {(row.outcome, row.charge_ncr, row.source, row.status) for row in events} == {("failed", 0, "none", WHOLE[name][0])}
         assert house.account.held_ncr == 0
@@ -354,6 +355,8 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_is_charged_for_
         assert booked.input is not None and booked.input > 0 and booked.output is not None and 0 < booked.output <= 4
         assert booked.charge_ncr == booked.input * 1_000_000 + booked.output * 3_000_000
         assert house.account.held_ncr == 0
+        metrics = house.services.metrics
+        assert (metrics.backend_attempts.cells, metrics.refusals.cells) == ({("m", "cut"): 1}, {("backend_disconnected",): 1})
 
 
 async def test_a_stream_without_done_is_ended_properly(house: House, scripted_upstream: ScriptedUpstream) -> None:
@@ -439,6 +442,7 @@ async def test_a_client_that_leaves_before_the_answer_is_charged_its_prompt(hous
     scripted_upstream.script = (STALL,)
     await house.ask_and_leave(lambda: scripted_upstream.requests)
     [booked] = await house.events(1)
+    assert house.services.metrics.backend_attempts.cells == {("m", "left"): 1}
     assert (booked.outcome, booked.source, booked.output) == ("cut", "partial", None)
     assert booked.input is not None and booked.input > 0
 

@@ -191,3 +191,36 @@ async def test_whoever_enters_leaves_also_when_cancelled_at_any_await(seed: int)
     assert gate.queue.running == gate.paced == 0
     assert [gate.queue.waiting(lane) for lane in Lane] == [0, 0]
     assert not gate._waiters and not gate._slow
+
+
+async def test_requests_at_a_server_that_is_out_take_no_slot_of_those_that_are_left() -> None:
+    stranded = [0]
+    queue = FairQueue(16, depths=dict.fromkeys(Lane, 100))
+    gate = Gate(queue, Hand(), wait_s_max=dict.fromkeys(Lane, 60.0), jitter=random.Random(1), stranded=lambda: stranded[0])
+    running = [ticket(f"t{number}", Lane.FAST) for number in range(16)]
+    assert all(gate.enter_now(one) for one in running)
+    waiters = [ticket(f"w{number}", Lane.FAST) for number in range(20)]
+    assert not any(gate.enter_now(one) for one in waiters)
+    stranded[0] = 8  # half of the servers hang, with what runs there
+    gate.resize(8)
+    for one in running[:8]:  # those of the other half end
+        gate.leave(one, 10)
+    assert sum(one.granted for one in waiters) == 8
+    for one in running[8:]:  # and now the stranded, as their time is over: the servers that are left have as many as they may have
+        stranded[0] -= 1
+        gate.leave(one, 10)
+    assert (sum(one.granted for one in waiters), queue.running, queue.slots) == (8, 8, 8)
+
+
+async def test_slow_requests_at_a_server_that_is_out_do_not_stall_the_slow_lane() -> None:
+    queue = FairQueue(16, depths=dict.fromkeys(Lane, 100))
+    stranded = [0]
+    gate = Gate(queue, Hand(), wait_s_max=dict.fromkeys(Lane, 60.0), jitter=random.Random(1), stranded=lambda: stranded[0])
+    running = [ticket(f"t{number}") for number in range(14)]
+    assert all(gate.enter_now(one) for one in running)
+    stranded[0] = 7
+    gate.resize(8)
+    gate.leave(running[0], 10)
+    assert gate.enter_now(ticket("next"))
+    assert not gate.enter_now(ticket("one more")), "a slot is kept for the fast lane"
+    assert gate.enter_now(ticket("fast", Lane.FAST))

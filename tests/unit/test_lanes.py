@@ -149,3 +149,21 @@ async def test_a_tenant_at_its_own_limit_waits_beside_a_free_slot_and_holds_up_n
     assert gate.enter_now(ticket("b")) and gate.enter_now(ticket("c", Lane.SLOW))
     gate.leave(first, 1)
     await second_task
+
+
+async def test_a_tenant_that_waits_for_its_own_seats_keeps_nobody_else_waiting() -> None:
+    gate = make_gate(slots=16, depth=100)
+
+    def seated() -> Ticket:
+        return Ticket(tenant="batch", lane=Lane.FAST, cost=10, limit=2)
+
+    batch = [seated() for _ in range(102)]
+    assert [gate.enter_now(one) for one in batch].count(True) == 2
+    assert gate.queue.waiting(Lane.FAST) == 100, "the queue is at its depth"
+    assert gate.enter_now(ticket("other")), "with fourteen slots free"
+    assert gate.enter_if_free(ticket("from another backend"))
+    assert not gate.enter_if_free(Ticket(tenant="batch", lane=Lane.FAST, cost=10)), "before its tenant's own, which came first"
+    with pytest.raises(SlowDown):
+        gate.enter_now(seated())
+    gate.leave(batch[0], 10)
+    assert [one.granted for one in batch[2:4]] == [True, False]

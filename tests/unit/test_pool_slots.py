@@ -34,6 +34,16 @@ def test_slots_follow_the_replicas_that_may_be_used() -> None:
     assert both.slots == 9, "none is left: what is let through will find that out"
 
 
+def test_what_runs_at_a_replica_that_is_out_is_stranded_there() -> None:
+    both = pool_of(ScriptedTransport(), "http://a/v1", "http://b/v1", slots=9)
+    both.replicas[0].inflight, both.replicas[1].inflight = 3, 4
+    assert both.stranded == 0
+    health.hold_out(both.replicas[0])
+    assert (both.slots, both.stranded) == (5, 3)
+    both.drain("http://b/v1")
+    assert (both.slots, both.stranded) == (9, 0), "slots counts all of them"
+
+
 def test_slots_follow_the_weights_of_the_replicas() -> None:
     urls = [{"url": "http://a/v1", "weight": 3}, {"url": "http://b/v1", "weight": 1}]
     uneven = pool_of(ScriptedTransport(), *urls, slots=8)  # type: ignore[arg-type]
