@@ -15,10 +15,13 @@ register_at_fork(after_in_child=_tails.clear)  # a fork must not make what its p
 def uuid7(now_us: int) -> str:
     """Make a UUIDv7 for an instant (UTC epoch microseconds): 36 characters, lower case."""
     ms = now_us // 1000
-    if not _tails:
+    try:
+        tail = _tails.pop()
+    except IndexError:
         _tails.extend(_more_tails())
+        tail = _tails.pop()
     head = f"{ms & 0xFFFFFFFFFFFF:012x}"
-    return f"{head[:8]}-{head[8:]}-7{(now_us - ms * 1000) * 4096 // 1000:03x}{_tails.pop()}"
+    return f"{head[:8]}-{head[8:]}-7{(now_us - ms * 1000) * 4096 // 1000:03x}{tail}"
 
 
 def _more_tails() -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from sqlmodel import Session
 
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
@@ -91,10 +92,8 @@ def limit_key(
         raise Invalid("limits", "limits: nothing to change; give requests or tokens a minute, or a ceiling")
     _check_limits(changes.get("requests_per_minute"), changes.get("tokens_per_minute"))
     with db.write() as session:
-        found = store.get_key(session, key_id)
-        store.note_change(session, found.tenant_id if found else None, now_us)
-        if found is None:
-            raise NotFound("key", key_id)
+        found = require_key(session, key_id)
+        store.note_change(session, found.tenant_id, now_us)
         if found.revoked_us is not None:
             raise Conflict(f"key `{key_id}` is revoked; its limits no longer matter")
         _check_share(found.kind, None, changes.get("ceiling_ncr"))
@@ -105,10 +104,8 @@ def limit_key(
 def revoke_key(db: Database, key_id: str, now_us: int) -> Key:
     """Revoke a key from now on, for good. Raises `NotFound`, and `Conflict` for one that is revoked."""
     with db.write() as session:
-        found = store.get_key(session, key_id)
-        store.note_change(session, found.tenant_id if found else None, now_us)
-        if found is None:
-            raise NotFound("key", key_id)
+        found = require_key(session, key_id)
+        store.note_change(session, found.tenant_id, now_us)
         if found.revoked_us is not None:
             raise Conflict(f"key `{key_id}` is revoked already")
         store.revoke_key(session, key_id, now_us)
@@ -118,10 +115,7 @@ def revoke_key(db: Database, key_id: str, now_us: int) -> Key:
 def get_key(db: Database, key_id: str) -> Key:
     """Return one key, also one that is revoked. Raises `NotFound`."""
     with db.read() as session:
-        found = store.get_key(session, key_id)
-    if found is None:
-        raise NotFound("key", key_id)
-    return found
+        return require_key(session, key_id)
 
 
 def has_key(db: Database, kind: str | None = None) -> bool:
@@ -146,6 +140,14 @@ def ceiling_use(db: Database, keys: Iterable[Key], now_us: int) -> dict[str, int
             by_tenant[key.tenant_id].append(f"key:{key.id}")
     with db.read() as session:
         return {span.removeprefix("key:"): used for tenant_id, spans in by_tenant.items() for span, used in used_now(session, tenant_id, spans, now_us).items()}
+
+
+def require_key(session: Session, key_id: str) -> Key:
+    """Return one key in a session that is open. Raises `NotFound`."""
+    found = store.get_key(session, key_id)
+    if found is None:
+        raise NotFound("key", key_id)
+    return found
 
 
 def _check(kind: str, tenant_id: str | None, expires_us: int | None, now_us: int) -> None:

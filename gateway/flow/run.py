@@ -155,9 +155,11 @@ async def _in_slot(services: "Services", settler: Settler, attempt: "Attempt", c
     finally:
         if outcome in ("failed", "left"):
             settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
-        if answer is not None:
-            answer.abort()
-        queue.leave(settler)
+        try:
+            if answer is not None:
+                answer.abort()  # before the slot is given on: an exchange under way at a server that is out still counts beside the slots
+        finally:
+            queue.leave(settler)
         if outcome:
             services.metrics.attempted(attempt.backend, outcome)
     return None

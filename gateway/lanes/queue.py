@@ -67,10 +67,9 @@ class FairQueue:
         """Return how many of a tenant's requests run and wait in a lane."""
         return self._lane(lane).of_tenant(tenant)
 
-    def resize(self, slots: int, slow_slots: int | None = None) -> None:
+    def resize(self, slots: int, slow_slots: int) -> None:
         """Have so many slots from now on. Those that run go on; the caller asks `next` who runs now."""
-        self.slots = slots
-        self.slow_slots = slow_slots_of(slots) if slow_slots is None else slow_slots
+        self.slots, self.slow_slots = slots, slow_slots
 
     def offer(self, ticket: Ticket, now_us: int) -> bool:
         """Take a ticket in: True when it runs at once. False: it is enqueued, and the caller asks `next` who runs now.

@@ -45,7 +45,7 @@ class Road(Metrics):
         self.spills.add((origin, backend))
 
     def attempted(self, backend: str, outcome: str) -> None:
-        """Count an upstream attempt: served, refused, failed before its first byte, cut after it, or left by its client."""
+        """Count an upstream attempt: served, refused, failed before its first byte, cut after it, or left: by its client, or at a stop."""
         self.backend_attempts.add((backend, outcome))
 
     def settled(self, model: str, backend: str, meter: Meter, source: str) -> None:

@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # started as a script
 
 from tests.bench import rig  # noqa: E402
-from tests.bench.targets import Mock, Target, Weir, bare, build  # noqa: E402
+from tests.bench.targets import Target, Weir, bare  # noqa: E402
 
 STANDARD = Path(__file__).with_name("ratios.json")
 SCENARIOS = ("plain32", "stream32")
 WORSE, WORSE_SHORT = 1.25, 1.75  # the short form has fewer rounds, and runs where other things do
+TRIES_SHORT = 3  # other work on the machine passes, a regression stays
 
 
 def best(rows: list[rig.Row], target: str, scenario: str) -> float:
@@ -31,8 +32,7 @@ def measured(rounds: int, seconds: float) -> tuple[dict[str, float], list[str]]:
     """Measure in turns; return the ratios by scenario, and what is wrong with the books."""
     rows: list[rig.Row] = []
     with ExitStack() as stack:
-        mock = Mock(rig.FOLDER).start()
-        stack.callback(mock.process.stop)
+        mock = stack.enter_context(rig.upstream())
         targets: list[Target] = []
         for target in (bare(mock, rig.FOLDER), Weir(mock, rig.FOLDER / "weir")):
             stack.callback(target.stop)
@@ -51,6 +51,14 @@ def measured(rounds: int, seconds: float) -> tuple[dict[str, float], list[str]]:
     return {name: best(rows, "weir", name) / best(rows, "bare", name) for name in SCENARIOS}, [verdict] if verdict.endswith("WRONG") else []
 
 
+def regressions(ratios: dict[str, float], worse: float) -> list[str]:
+    """Print the ratios beside those recorded, and return what is said of those that are more than `worse` times theirs."""
+    standard: dict[str, float] = json.loads(STANDARD.read_text())
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f} times a bare relay; recorded {standard[name]:.2f}, at most {standard[name] * worse:.2f}")
+    return [f"{name} costs {ratio / standard[name]:.2f} times what was recorded" for name, ratio in ratios.items() if ratio > standard[name] * worse]
+
+
 def main() -> int:
     """Run the check and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,19 +68,15 @@ def main() -> int:
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         print("bench-check: not run: there is no C compiler for the load generator (apt install gcc)")
         return 0
-    build(rig.FOLDER)
-    rig.write_bodies()
-    ratios, problems = measured(3, 1.0) if options.short else measured(7, 2.0)
-    if options.record:
-        STANDARD.write_text(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}, indent=2) + "\n")
-    standard: dict[str, float] = json.loads(STANDARD.read_text())
-    worse = WORSE_SHORT if options.short else WORSE
-    for name, ratio in ratios.items():
-        print(f"{name}: {ratio:.2f} times a bare relay; recorded {standard[name]:.2f}, at most {standard[name] * worse:.2f}")
-        if ratio > standard[name] * worse:
-            problems.append(f"{name} costs {ratio / standard[name]:.2f} times what was recorded")
-    print("\n".join(problems) or "bench-check: passed")
-    return 1 if problems else 0
+    for _ in range(TRIES_SHORT if options.short else 1):
+        ratios, wrong = measured(3, 1.0) if options.short else measured(7, 2.0)
+        if options.record:
+            STANDARD.write_text(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}, indent=2) + "\n")
+        dear = regressions(ratios, WORSE_SHORT if options.short else WORSE)
+        if wrong or not dear:
+            break
+    print("\n".join(wrong + dear) or "bench-check: passed")
+    return 1 if wrong + dear else 0
 
 
 if __name__ == "__main__":

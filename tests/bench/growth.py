@@ -19,7 +19,7 @@ from billing.tenants.keys import KeyHasher  # noqa: E402
 from gateway.config import load_settings, pepper  # noqa: E402
 from tests.bench import rig  # noqa: E402
 from tests.bench.processes import TARGET_CORE, Process  # noqa: E402
-from tests.bench.targets import MODEL, WEIR, Mock, Weir, build  # noqa: E402
+from tests.bench.targets import MODEL, WEIR, Mock, Weir  # noqa: E402
 
 # What a tenant's rows are, and which columns name the tenant or the row itself: {i} is the tenant's number.
 TENANT = {
@@ -112,11 +112,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
     options = parser.parse_args()
-    build(rig.FOLDER)
-    rig.write_bodies()
     with ExitStack() as stack:
-        mock = Mock(rig.FOLDER).start()
-        stack.callback(mock.process.stop)
+        mock = stack.enter_context(rig.upstream())
         sizes = {"small": (options.active, 1, 0), "grown": (options.tenants, options.models, options.rows)}
         towns = []
         for name, (tenants, models, rows) in sizes.items():

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # started as a script
 
 from tests.bench import rig  # noqa: E402
-from tests.bench.targets import Mock, Weir, build  # noqa: E402
+from tests.bench.targets import Weir  # noqa: E402
 
 SLICES = 20
 
@@ -23,11 +23,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1_000_000)
     options = parser.parse_args()
-    build(rig.FOLDER)
-    rig.write_bodies()
     with ExitStack() as stack:
-        mock = Mock(rig.FOLDER).start()
-        stack.callback(mock.process.stop)
+        mock = stack.enter_context(rig.upstream())
         weir = Weir(mock, rig.FOLDER / "weir-memory")
         stack.callback(weir.stop)
         assert weir.process is not None

@@ -26,8 +26,8 @@ from billing.operations.keys import issue_key
 from billing.tenants.keys import KeyHasher
 from gateway.config import load_settings, pepper
 from tests.bench.processes import LOAD_CORE, TARGET_CORE, Process
-from tests.bench.rig import FOLDER, bodies
-from tests.bench.targets import MODEL, ROOT, WEIR, Mock, build
+from tests.bench.rig import FOLDER, upstream
+from tests.bench.targets import MODEL, ROOT, WEIR, Mock
 from tests.real.child import free_port
 from tests.real.postgres import fresh_database, postgres_server
 
@@ -102,11 +102,8 @@ def main() -> None:
     parser.add_argument("--durability", choices=("process", "disk"), default="disk")
     parser.add_argument("--sqlite", action="store_true", help="on SQLite instead of PostgreSQL")
     options = parser.parse_args()
-    build(FOLDER)
-    (FOLDER / "plain.json").write_text(json.dumps(bodies()["plain"]))
     with ExitStack() as stack:
-        mock = Mock(FOLDER).start()
-        stack.callback(mock.process.stop)
+        mock = stack.enter_context(upstream())
         server = None if options.sqlite else stack.enter_context(postgres_server())
         if server is not None:
             with psycopg.connect(server, autocommit=True) as connection:

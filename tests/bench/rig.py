@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))  # started as a script
 from tests.bench.peers import PEERS, start  # noqa: E402
 from tests.bench.processes import LOAD_CORE  # noqa: E402
 from tests.bench.targets import MODEL, Mock, Target, Weir, bare, build, direct, nginx, other  # noqa: E402
+from tests.real.child import free_port  # noqa: E402
 from tests.real.postgres import fresh_database, postgres_server  # noqa: E402
 
 FOLDER = ROOT / ".bench"
@@ -76,10 +77,17 @@ def bodies() -> dict[str, dict[str, Any]]:
     }
 
 
-def write_bodies() -> None:
-    """Write the requests where the load generator finds them."""
+@contextmanager
+def upstream(port: int | None = None) -> Iterator[Mock]:
+    """Compile what must be, write the requests where the load generator finds them, and run the mock (`port` None: on any)."""
+    build(FOLDER)
     for name, body in bodies().items():
         (FOLDER / f"{name}.json").write_text(json.dumps(body))
+    mock = Mock(FOLDER, port or free_port()).start()
+    try:
+        yield mock
+    finally:
+        mock.process.stop()
 
 
 def load(target: Target, body: str, arguments: tuple[str, ...]) -> Row:
@@ -249,11 +257,8 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Run the bench and return the exit status."""
     options = parse()
-    build(FOLDER)
-    write_bodies()
     with ExitStack() as stack:
-        mock = Mock(FOLDER, options.mock_port).start() if options.mock_port else Mock(FOLDER).start()
-        stack.callback(mock.process.stop)
+        mock = stack.enter_context(upstream(options.mock_port))
         targets = list(start_targets(options, mock, stack))
         rows = run_rounds(targets, mock, options)
         for target in targets:
