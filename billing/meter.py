@@ -4,6 +4,10 @@
 accident. `reasoning` is a part of `output` and is priced only through it, unless a rate prices it apart.
 """
 
+from collections.abc import Iterator
+from itertools import compress
+from types import NoneType
+
 import msgspec
 from msgspec.structs import astuple
 
@@ -42,14 +46,22 @@ def count_max(bucket: str) -> int:
     return COUNT_MAX if bucket in COUNTING_BUCKETS else TOKENS_MAX
 
 
-_MOST = tuple(count_max(bucket) for bucket in BUCKETS)
+_MOST = {bucket: count_max(bucket) for bucket in BUCKETS}
+_TYPES = frozenset((int, NoneType))
+
+
+def used(meter: Meter) -> Iterator[tuple[str, int]]:
+    """Give the buckets that count anything, in their order: of thirteen mostly three, so every request is spared a walk over the others."""
+    counts = astuple(meter)
+    return compress(zip(BUCKETS, counts, strict=True), counts)
 
 
 def check(meter: Meter) -> Meter:
     """Return the meter, or raise `Invalid` for a count that is negative, absurd or not an integer, naming the bucket."""
-    for bucket, count, most in zip(BUCKETS, astuple(meter), _MOST, strict=True):
-        if count is not None and not (type(count) is int and 0 <= count <= most):
-            raise Invalid(bucket, f"usage: {bucket} = {count!r} is not a count between 0 and {most}")
+    counts = astuple(meter)
+    for bucket, count in used(meter) if _TYPES.issuperset(map(type, counts)) else zip(BUCKETS, counts, strict=True):
+        if count is not None and not (type(count) is int and 0 <= count <= _MOST[bucket]):
+            raise Invalid(bucket, f"usage: {bucket} = {count!r} is not a count between 0 and {_MOST[bucket]}")
     if meter.reasoning is not None and meter.reasoning > (meter.output or 0):
         raise Invalid("reasoning", f"usage: reasoning = {meter.reasoning} is more than output = {meter.output}, of which it is a part")
     return meter

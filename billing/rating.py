@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
-from msgspec.structs import astuple
 
 from billing.errors import BillingError, Invalid, RateMissing
-from billing.meter import BUCKETS, TOKENS_MAX, Meter, count_max, input_total
+from billing.meter import BUCKETS, TOKENS_MAX, Meter, count_max, input_total, used
 from billing.money import NCR_MAX
 
 # An unpriced bucket is priced like the one it is a kind of. `requests` costs nothing unless a price says otherwise.
@@ -158,11 +157,12 @@ def rate(meter: Meter, card: PriceList, *, lane: str | None = "fast", service_ti
     prices = prices_at(card, input_total(meter), lane, service_tier) if card.variants else card.prices
     apart = meter.reasoning if meter.reasoning and "reasoning" in prices else 0
     total = 0
-    for bucket, count in zip(BUCKETS, astuple(meter), strict=True):
-        if not count or (bucket == "reasoning" and not apart):
-            continue
-        if bucket == "output":
-            count -= apart
+    for bucket, count in used(meter):
+        if meter.reasoning:
+            if bucket == "output":
+                count -= apart
+            elif bucket == "reasoning" and not apart:
+                continue
         price = prices.get(bucket)
         if price is None:
             raise card.missing(bucket)

@@ -59,7 +59,7 @@ class Gateway:
                 if scope["method"] == method:
                     await endpoint(self.services, caller)
                 else:
-                    shown_id = request_id(by_name(caller.headers), uuid7(self.services.clock.now_us()))
+                    shown_id = request_id(caller.headers, uuid7(self.services.clock.now_us()))
                     await refuse(caller, MethodNotAllowed(f"{scope['path']} takes {method} only."), shown_id)
                 return
         await self.api(scope, receive, send)

@@ -177,7 +177,7 @@ class Sender:
             method="POST",
             origin=Origin(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)),
             path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-            headers=headers,
+            own_headers=headers,
             body=(sent.body.encode(),),
             timeouts=Timeouts(connect_s=limit_s, first_byte_s=limit_s, idle_s=limit_s, total_s=limit_s),
         )

@@ -77,7 +77,7 @@ class EchoTransport:
     def _answer(self, endpoint: str, asked: Asked, wishes: Wishes, exchange: Exchange) -> EchoAnswer:
         if wishes.status != 200:
             return self._refusal(wishes.status, "echo: refused, as the request asked", exchange)
-        request_id = next((value for name, value in exchange.headers if name == "x-request-id"), "echo")
+        request_id = next((value for name, value in exchange.own_headers if name == "x-request-id"), "echo")
         if endpoint == "embeddings" and asked.input is not None:
             return self._whole(200, embeddings(asked), wishes, exchange)
         chat = endpoint == "chat/completions"

@@ -38,7 +38,7 @@ def write_body(members: Iterable[tuple[str, msgspec.Raw | bytes]]) -> tuple[Buff
     return tuple(parts)
 
 
-def stream_options(given: msgspec.Raw | None, **forced: bool) -> bytes | msgspec.Raw:
+def stream_options(given: msgspec.Raw | None, **forced: bool) -> msgspec.Raw:
     """Return the client's stream options with some forced; what is no object is left as it came, for the server to refuse."""
     options: dict[str, msgspec.Raw] = {}
     if given is not None:
@@ -47,4 +47,4 @@ def stream_options(given: msgspec.Raw | None, **forced: bool) -> bytes | msgspec
         except msgspec.DecodeError:
             return given
     written: Mapping[str, object] = {**options, **forced}
-    return _encode(written)
+    return msgspec.Raw(_encode(written))

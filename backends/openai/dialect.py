@@ -5,17 +5,18 @@ The providers of the family are subclasses that change a member or a path. No st
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import version
 from types import MappingProxyType
 
 import msgspec
 
 from backends.errors import BadAnswer
-from backends.openai.body import stream_options, write_body
+from backends.openai.body import JOIN_MAX, stream_options, write_body
 from backends.openai.usage import read_usage
 from backends.provider import Call, Target, Usage
 from backends.sse import UNREADABLE
-from backends.transport.seam import Exchange, Transport
+from backends.transport.seam import Buffer, Exchange, Transport
 from backends.vendors import PLAIN, Vendor
 
 USER_AGENT = f"weir/{version('weir-gateway')}"
@@ -28,8 +29,8 @@ _AUTH = {"bearer": ("authorization", "Bearer "), "api-key": ("api-key", ""), "x-
 # What the dialect itself sells beside tokens: a dearer tier, searches. No client switches these on, but for a tier that its model's rate prices.
 PAID_EXTRAS = frozenset({"service_tier", "web_search_options"})
 _CLIENTS_TOOLS = ("function", "custom")  # run by the client; any other type of tool is the vendor's own, and most are sold by the call
-_ACCEPT_JSON = ("accept", "application/json")
-_ACCEPT_STREAM = ("accept", "text/event-stream")
+
+_encode = msgspec.json.Encoder().encode
 
 
 class OpenAIDialect:
@@ -44,6 +45,8 @@ class OpenAIDialect:
         self.transport: Transport | None = None
         self.vendor = vendor
         self._withheld = self.withheld | vendor.withholds
+        self._handled = self._withheld if self.own_servers else self._withheld | {"tools"}  # members that are looked at, each by itself
+        self._renames = vendor.renames
         self._picky = bool(vendor.refuses) or vendor.accepts is not None
         self.sells_tiers: bool = not self.own_servers and "service_tier" not in vendor.withholds and self._takes("service_tier")
         self.flex_tier: str | None = None if self.own_servers or not self._takes("service_tier") else vendor.flex
@@ -55,38 +58,29 @@ class OpenAIDialect:
             method="POST",
             origin=target.replica.origin,
             path=f"{target.replica.base_path}/{path}",
-            headers=self.headers(target, call),
-            body=write_body(self._members(call, target)),
+            headers=_headers(self.vendor.auth, target.api_key, "text/event-stream" if call.stream else "application/json"),
+            own_headers=_identifiers(call),
+            body=self._body(call, target),
             timeouts=target.timeouts,
         )
 
-    def headers(self, target: Target, call: Call | None = None) -> tuple[tuple[str, str], ...]:
-        """Write the headers: our own credentials and identifiers, and none of the client's headers."""
-        headers = [("user-agent", USER_AGENT), ("content-type", "application/json")]
-        if target.api_key is not None:
-            name, prefix = _AUTH[self.vendor.auth]
-            headers.append((name, prefix + target.api_key))
-        if call is None:
-            headers.append(_ACCEPT_JSON)
-            return tuple(headers)
-        headers.append(_ACCEPT_STREAM if call.stream else _ACCEPT_JSON)
-        headers.append(("x-request-id", call.request_id))
-        if call.traceparent is not None and _TRACEPARENT.fullmatch(call.traceparent):
-            headers.append(("traceparent", call.traceparent))
-        return tuple(headers)
-
-    def replaced(self, call: Call, target: Target) -> dict[str, msgspec.Raw | bytes]:
+    def replaced(self, call: Call, target: Target) -> dict[str, msgspec.Raw]:
         """Return the members that must differ from the client's; one that the client did not send is added at the end."""
-        changed: dict[str, msgspec.Raw | bytes] = {"model": msgspec.json.encode(target.model)}
+        changed = {"model": msgspec.Raw(_encode(target.model))}
         if call.stream:
             changed["stream_options"] = stream_options(call.members.get("stream_options"), **self.forced_in_streams)
         if target.flex and self.flex_tier is not None and call.service_tier is None:
-            changed["service_tier"] = msgspec.json.encode(self.flex_tier)
+            changed["service_tier"] = msgspec.Raw(_encode(self.flex_tier))
         return changed
 
-    def _members(self, call: Call, target: Target) -> Iterator[tuple[str, msgspec.Raw | bytes]]:
+    def _body(self, call: Call, target: Target) -> tuple[Buffer, ...]:
         changed = self.replaced(call, target)
-        renames, withheld, picky = self.vendor.renames, self._withheld, self._picky
+        if call.body_bytes <= JOIN_MAX and not self._renames and not self._picky and self._handled.isdisjoint(call.members):
+            return (_encode(call.members | changed),)
+        return write_body(self._members(call, changed))
+
+    def _members(self, call: Call, changed: dict[str, msgspec.Raw]) -> Iterator[tuple[str, msgspec.Raw | bytes]]:
+        renames, withheld, picky = self._renames, self._withheld, self._picky
         value: msgspec.Raw | bytes
         for name, value in call.members.items():
             if name in withheld and not (name == "service_tier" and call.service_tier is not None and self.sells_tiers):
@@ -164,13 +158,30 @@ class OpenAIDialect:
 
     def get(self, path: str, target: Target) -> Exchange:
         """Write a plain GET."""
-        return Exchange(method="GET", origin=target.replica.origin, path=path, headers=self.headers(target), timeouts=target.timeouts)
+        return Exchange(method="GET", origin=target.replica.origin, path=path, headers=self._plain_headers(target), timeouts=target.timeouts)
 
     def post(self, path: str, body: object, target: Target) -> Exchange:
         """Write a POST of a JSON value of our own."""
         return Exchange(
-            method="POST", origin=target.replica.origin, path=path, headers=self.headers(target), body=(msgspec.json.encode(body),), timeouts=target.timeouts
+            method="POST", origin=target.replica.origin, path=path, headers=self._plain_headers(target), body=(_encode(body),), timeouts=target.timeouts
         )
+
+    def _plain_headers(self, target: Target) -> tuple[tuple[str, str], ...]:
+        return _headers(self.vendor.auth, target.api_key, "application/json")
+
+
+@lru_cache(1024)
+def _headers(auth: str, api_key: str | None, accept: str) -> tuple[tuple[str, str], ...]:
+    """Write the headers that every request to a backend has: our own credentials, and none of the client's headers."""
+    name, prefix = _AUTH[auth]
+    credentials = () if api_key is None else ((name, prefix + api_key),)
+    return (("user-agent", USER_AGENT), ("content-type", "application/json"), *credentials, ("accept", accept))
+
+
+def _identifiers(call: Call) -> tuple[tuple[str, str], ...]:
+    if call.traceparent is not None and _TRACEPARENT.fullmatch(call.traceparent):
+        return ("x-request-id", call.request_id), ("traceparent", call.traceparent)
+    return (("x-request-id", call.request_id),)
 
 
 class _Tool(msgspec.Struct):

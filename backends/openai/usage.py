@@ -69,6 +69,10 @@ def read_usage(raw: msgspec.Raw | bytes, *, reasoning_beside: bool = False) -> U
         raise BadAnswer(f"usage: {error}") from error
     if reported is None:
         return None
+    sent, made = reported.prompt_tokens, reported.completion_tokens
+    plain = reported == _Reported(sent, made, reported.total_tokens) and not reasoning_beside  # as most answers are
+    if plain and sent is not None and made is not None and 0 <= sent <= COUNT_MAX and 0 <= made <= COUNT_MAX:
+        return Usage(input=sent, output=made)
     prompt, beside = _prompt(reported)
     completion = reported.completion_tokens if reported.completion_tokens is not None else reported.output_tokens
     if reasoning_beside and reported.total_tokens is not None and prompt is not None:

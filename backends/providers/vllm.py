@@ -31,13 +31,13 @@ class VLLM(OpenAIDialect):
     withheld: frozenset[str] = PAID_EXTRAS | _REACHES_FURTHER
     forced_in_streams: Mapping[str, bool] = MappingProxyType({"include_usage": True, "continuous_usage_stats": True})
 
-    def replaced(self, call: Call, target: Target) -> dict[str, msgspec.Raw | bytes]:
+    def replaced(self, call: Call, target: Target) -> dict[str, msgspec.Raw]:
         """Set the priority where the server takes one; where it does not, a client's own is made 0, which every server takes."""
         changed = super().replaced(call, target)
         if call.endpoint != "embeddings" and target.priority is not None:
-            changed["priority"] = msgspec.json.encode(target.priority)
+            changed["priority"] = msgspec.Raw(msgspec.json.encode(target.priority))
         elif "priority" in call.members:
-            changed["priority"] = b"0"
+            changed["priority"] = msgspec.Raw(b"0")
         return changed
 
     def count_exchange(self, text: str, target: Target) -> Exchange | None:

@@ -127,7 +127,11 @@ class HttpxTransport:
         request = httpx.Request(
             exchange.method,
             f"{origin.scheme}://{host_of(origin)}{exchange.path}",
-            headers=[*exchange.headers, *([("content-length", str(length))] if length or exchange.method in ("POST", "PUT", "PATCH") else [])],
+            headers=[
+                *exchange.headers,
+                *exchange.own_headers,
+                *([("content-length", str(length))] if length or exchange.method in ("POST", "PUT", "PATCH") else []),
+            ],
             content=_parts(exchange) if length else None,
             extensions={"timeout": limits, "trace": trace},
         )

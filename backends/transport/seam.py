@@ -34,13 +34,15 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """One request, ready to be written. `body` is a list of parts, sent one after the other without being joined.
 
-    `headers` holds no Host, Content-Length, Connection or Transfer-Encoding: the transport writes those.
+    `headers` are the same in request after request, so that their lines may be kept; `own_headers` are this one's. Neither holds Host,
+    Content-Length, Connection or Transfer-Encoding: the transport writes those.
     """
 
     method: str
     origin: Origin
     path: str
     headers: tuple[tuple[str, str], ...] = ()
+    own_headers: tuple[tuple[str, str], ...] = ()
     body: tuple[Buffer, ...] = ()
     timeouts: Timeouts = Timeouts()
 

@@ -57,9 +57,13 @@ class PacedClient:
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
-    async def head(self, status: int, written: bytes, length: int | None = None) -> None:
+    async def answer(self, status: int, written: bytes, body: bytes) -> None:
+        """Send what turned out to be no stream, at once."""
+        await self._client.answer(status, written, body)
+
+    async def head(self, status: int, written: bytes) -> None:
         """Begin the answer."""
-        await self._client.head(status, written, length)
+        await self._client.head(status, written)
 
     def put(self, data: bytes) -> bool:
         """Take whole events; False when too many wait. After `stop` nobody is there to read them."""

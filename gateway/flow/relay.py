@@ -62,8 +62,7 @@ async def relay_whole(services: "Services", settler: Settler, answer: Answer, cl
     if settler.begun:  # as a stream, while it waited: a server that does not stream has its answer sent as the one event
         await client.end(b"data: " + body.replace(b"\n", b" ") + b"\n\ndata: [DONE]\n\n")
         return
-    await client.head(200, disclose.whole(services, settler, settled), len(body))
-    await client.end(body)
+    await client.answer(200, disclose.whole(services, settler, settled), body)
 
 
 async def relay_stream(services: "Services", settler: Settler, answer: Answer, client: Client) -> bool:

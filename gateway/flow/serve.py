@@ -29,7 +29,7 @@ async def serve(services: "Services", endpoint: Endpoint, caller: Caller) -> Non
     clock, metrics = services.clock, services.metrics
     at_us, at_s = clock.now_us(), clock.monotonic_s()
     request_id = uuid7(at_us)
-    headers, limits = names.by_name(caller.headers), services.settings.server
+    headers, limits = caller.headers, services.settings.server
     shown_id = names.request_id(headers, request_id)
     model, principal = "", None
     metrics.inflight += 1

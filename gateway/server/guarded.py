@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import math
 import socket
-from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -20,7 +19,7 @@ from gateway.errors import Unavailable
 from gateway.server.hot import HotCaller
 from gateway.wire.asgi import AsgiCaller, Receive, Scope, Send
 from gateway.wire.caller import refuse
-from gateway.wire.headers import lines
+from gateway.wire.headers import by_name, lines
 
 HEAD_BYTES_MAX = 64 * 1024
 NEVER = math.inf
@@ -42,7 +41,8 @@ class Guarded(HttpToolsProtocol):
     _idle: asyncio.TimerHandle | None = None  # moved lazily, as most connections get their next request long before
     _late: asyncio.TimerHandle | None = None
     _in_head = False
-    _head_bytes = 0  # of a head that is not whole yet
+    _head_bytes = 0  # of a head that is not whole yet, without the piece that is being parsed
+    _piece_bytes = 0
     _too_long = False
 
     def connection_made(self, transport: Any) -> None:
@@ -55,6 +55,7 @@ class Guarded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and see that a head ends in time and within its bound."""
+        self._piece_bytes = len(data)
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
@@ -71,7 +72,10 @@ class Guarded(HttpToolsProtocol):
         self._idle_until_s = NEVER
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """End a head; one that came at once is measured here."""
@@ -80,12 +84,14 @@ class Guarded(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
-        if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > HEAD_BYTES_MAX:  # it came at once
+        if self._head_bytes + self._piece_bytes > HEAD_BYTES_MAX < self._measured():  # some of what came may be the body
             self._too_long = True
             raise ValueError(TOO_LONG)  # which makes the parser stop, and uvicorn call `send_400_response`
-        if self._begin_hot():
+        named = by_name(self.headers)
+        expects = named.get(b"expect", b"").lower() == b"100-continue"
+        if self._begin_hot(named, expects):
             return
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers
@@ -152,6 +158,9 @@ class Guarded(HttpToolsProtocol):
         super().connection_lost(exc)
         self._running = self.cycle = None
 
+    def _measured(self) -> int:
+        return len(self.url) + sum([len(name) + len(value) for name, value in self.headers])
+
     def _wait_for_head(self) -> None:
         self._late = self.loop.call_later(self.header_timeout_s, self.transport.close)
 
@@ -164,13 +173,13 @@ class Guarded(HttpToolsProtocol):
         elif not self.transport.is_closing():
             self.transport.close()
 
-    def _begin_hot(self) -> bool:
+    def _begin_hot(self, headers: dict[bytes, bytes], expects_continue: bool) -> bool:
         """Take the short way with a plain request of a hot route; False: it is uvicorn's."""
         parser = self.parser
         found = self.app_behind.short.get(self.url)
         if found is None or parser.get_method() != found[0] or parser.get_http_version() != "1.1" or parser.should_upgrade():
             return False
-        before, caller = self.cycle, HotCaller(self, self.headers, keep_alive=parser.should_keep_alive(), expects_continue=self.expect_100_continue)
+        before, caller = self.cycle, HotCaller(self, headers, keep_alive=parser.should_keep_alive(), expects_continue=expects_continue)
         self.cycle = caller
         if before is None or before.response_complete:
             self._start_asgi_task(caller, found[1])
@@ -184,7 +193,7 @@ class Guarded(HttpToolsProtocol):
             super()._start_asgi_task(cycle, _ending_well(cycle, app))
             return
         self._running = cycle
-        task = cycle.task = self.loop.create_task(cycle.run(partial(app, self.app_behind.services)))
+        task = cycle.task = self.loop.create_task(cycle.run(app, self.app_behind.services))
         self.tasks.add(task)
 
 

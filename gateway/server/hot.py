@@ -7,7 +7,7 @@ for "something has happened".
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
@@ -15,8 +15,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gateway.errors import BodyTimeout
 from gateway.wire.caller import ClientGone, check_body, too_large
-from gateway.wire.headers import Headers
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 PIECE_BYTES = 4096
@@ -48,11 +48,11 @@ class HotCaller:
     """`gateway.wire.caller.Caller` on a connection of ours. `task` runs it, and is cancelled when the client leaves."""
 
     __slots__ = (
-        "_bytes", "_bytes_max", "_chunked", "_door", "_expects", "_gone", "_head", "_parts", "_there", "_waiter",
+        "_bytes", "_bytes_max", "_door", "_expects", "_gone", "_head", "_parts", "_there", "_waiter",
         "disconnected", "ended", "headers", "keep_alive", "more_body", "response_complete", "status", "task",
     )  # fmt: skip
 
-    def __init__(self, door: Door, headers: Headers, *, keep_alive: bool, expects_continue: bool) -> None:
+    def __init__(self, door: Door, headers: Mapping[bytes, bytes], *, keep_alive: bool, expects_continue: bool) -> None:
         self.headers = headers
         self.keep_alive = keep_alive
         self.status: int | None = None
@@ -64,13 +64,13 @@ class HotCaller:
         self._parts: list[bytes | bytearray] = []
         self._bytes = self._bytes_max = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._there = self._gone = self._chunked = False
+        self._there = self._gone = False
         self._head = b""
 
-    async def run(self, work: Callable[["HotCaller"], Awaitable[None]]) -> None:
+    async def run(self, endpoint: Callable[[S, "HotCaller"], Awaitable[None]], services: S) -> None:
         """Have a request served. However that ends, the client has an answer's end, or its connection is closed."""
         try:
-            await work(self)
+            await endpoint(services, self)
         except Exception:  # the endpoint answers for itself where it can; here it has begun an answer and cannot end it
             log.exception("a request ended in the middle of its answer")
         finally:
@@ -168,27 +168,34 @@ class HotCaller:
 
     # -- the answer -------------------------------------------------------------------------------------------------------
 
-    async def head(self, status: int, written: bytes, length: int | None = None) -> None:
-        """Begin the answer (`Caller.head`). Where the length is known it goes out with the body."""
-        if self.ended:
-            return
-        self.status, self._chunked = status, length is None
-        close = b"" if self.keep_alive else b"connection: close\r\n"
-        framing = b"transfer-encoding: chunked\r\n\r\n" if length is None else b"content-length: %d\r\n\r\n" % length
-        self._head = b"".join((STATUS_LINE[status], self._door.default_lines(), written, close, framing))
-        if length is None:
+    async def answer(self, status: int, written: bytes, body: bytes) -> None:
+        """Send an answer that is known whole (`Caller.answer`)."""
+        if not self.ended:
+            self.ended = True
+            await self._send_last(self._lines(status, written) + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def head(self, status: int, written: bytes) -> None:
+        """Begin the answer (`Caller.head`)."""
+        if not self.ended:
+            self._head = self._lines(status, written) + b"transfer-encoding: chunked\r\n\r\n"
             await self.drained()
             self.put(b"")
+
+    def _lines(self, status: int, written: bytes) -> bytes:
+        self.status = status
+        return STATUS_LINE[status] + self._door.default_lines() + written + (b"" if self.keep_alive else b"connection: close\r\n")
 
     def put(self, data: bytes) -> bool:
         """Send a part of the body now (`Caller.put`). Nothing is waited for with a client that is gone."""
         door = self._door
         if self.disconnected or self.ended or door.transport.is_closing():
             return True
-        if self._chunked and data:
+        if data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        if out := self._taken() + data:
-            door.transport.write(out)
+        if self._head:
+            data, self._head = self._head + data, b""
+        if data:
+            door.transport.write(data)
         return not door.flow.write_paused
 
     async def drained(self) -> None:
@@ -204,28 +211,23 @@ class HotCaller:
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part (`Caller.end`)."""
-        if self.ended:
-            return
-        self.ended = True
-        last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-        if await self._send(self._taken() + (last if self._chunked else data)):
-            self.response_complete = True
-            if not self.keep_alive:
-                self._door.transport.close()
-            self._door.answered()
+        if not self.ended:
+            self.ended = True
+            head, self._head = self._head, b""
+            await self._send_last(head + (b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"))
 
-    async def _send(self, data: bytes) -> bool:
-        """Write once the client's socket can take more; False: the client is gone."""
+    async def _send_last(self, data: bytes) -> None:
+        """Write once the client's socket can take more, and hand the connection on."""
         door = self._door
-        await self.drained()
+        if door.flow.write_paused:
+            await self.drained()
         if self.disconnected or door.transport.is_closing():
-            return False
+            return
         door.transport.write(data)
-        return True
-
-    def _taken(self) -> bytes:
-        head, self._head = self._head, b""
-        return head
+        self.response_complete = True
+        if not self.keep_alive:
+            door.transport.close()
+        door.answered()
 
     # -- for uvicorn ------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,6 @@
 """What the road of a request counts, as one call for each of its steps; the names and label orders are `names.py`'s."""
 
-import msgspec
-
-from billing.meter import BUCKETS, Meter
+from billing.meter import Meter, used
 from gateway.telemetry.metrics import Metrics
 
 
@@ -51,9 +49,8 @@ class Road(Metrics):
     def settled(self, model: str, backend: str, meter: Meter, source: str) -> None:
         """Count the tokens of a settled request, by bucket."""
         tokens = self.tokens
-        for kind, count in zip(BUCKETS, msgspec.structs.astuple(meter), strict=True):
-            if count:
-                tokens.add((model, backend, kind), count)
+        for kind, count in used(meter):
+            tokens.add((model, backend, kind), count)
         if source != "reported":
             self.usage_estimated.add((model,))
 

@@ -1,12 +1,12 @@
 """A caller by way of ASGI, without a framework: what reaches a hot route otherwise than straight from the connection, and any other ASGI server."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 from gateway.errors import BodyTimeout
 from gateway.wire.caller import ClientGone, check_body, too_large
-from gateway.wire.headers import Headers
+from gateway.wire.headers import by_name
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,7 +21,7 @@ class AsgiCaller:
     __slots__ = ("_kept", "_receive", "_send", "ended", "headers", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.headers: Headers = scope["headers"]
+        self.headers: Mapping[bytes, bytes] = by_name(scope["headers"])
         self.status: int | None = None
         self.ended = False
         self._receive = receive
@@ -68,8 +68,16 @@ class AsgiCaller:
         finally:
             watcher.cancel()
 
-    async def head(self, status: int, written: bytes, length: int | None = None) -> None:
+    async def answer(self, status: int, written: bytes, body: bytes) -> None:
+        """Send an answer that is known whole (`Caller.answer`)."""
+        await self._begin(status, written, len(body))
+        await self.end(body)
+
+    async def head(self, status: int, written: bytes) -> None:
         """Begin the answer (`Caller.head`)."""
+        await self._begin(status, written, None)
+
+    async def _begin(self, status: int, written: bytes, length: int | None) -> None:
         if self.ended:
             return
         self.status = status

@@ -22,8 +22,12 @@ class ClientGone(Exception):
 class Client(Protocol):
     """Where an answer goes. After its end nothing is sent any more."""
 
-    async def head(self, status: int, written: bytes, length: int | None = None) -> None:
-        """Begin the answer. `written` are its header lines (`headers.lines`); `length` of the body in bytes, None: it comes in parts."""
+    async def answer(self, status: int, written: bytes, body: bytes) -> None:
+        """Send an answer that is known whole. `written` are its header lines (`headers.lines`)."""
+        ...
+
+    async def head(self, status: int, written: bytes) -> None:
+        """Begin an answer whose body comes in parts."""
         ...
 
     def put(self, data: bytes) -> bool:
@@ -44,9 +48,9 @@ class Client(Protocol):
 
 
 class Caller(Client, Protocol):
-    """One request, and where its answer goes. `headers` are the request's, names in lower case; `status` is None until the answer has begun."""
+    """One request, and where its answer goes. `headers` are the request's (`headers.by_name`); `status` is None until the answer has begun."""
 
-    headers: Headers
+    headers: Mapping[bytes, bytes]
     status: int | None
     ended: bool
 
@@ -59,13 +63,13 @@ class Caller(Client, Protocol):
         ...
 
 
-def check_body(headers: Headers, bytes_max: int) -> None:
+def check_body(headers: Mapping[bytes, bytes], bytes_max: int) -> None:
     """Refuse, by the headers of a request, a body that is too large or encoded. Raises `TooLarge` or `BadRequest`."""
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit() and int(value) > bytes_max:
-            raise TooLarge(f"The body is {int(value)} bytes; at most {bytes_max} are accepted.")
-        if name == b"content-encoding" and value.lower() != b"identity":
-            raise BadRequest("Content-Encoding is not accepted for requests: send the body as it is.", param=None)
+    length = headers.get(b"content-length")
+    if length is not None and length.isdigit() and int(length) > bytes_max:
+        raise TooLarge(f"The body is {int(length)} bytes; at most {bytes_max} are accepted.")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise BadRequest("Content-Encoding is not accepted for requests: send the body as it is.", param=None)
 
 
 def too_large(bytes_max: int) -> TooLarge:
@@ -84,8 +88,7 @@ async def refuse(caller: Caller, refusal: Refusal, shown_id: str) -> None:
         headers.append((b"x-should-retry", b"false"))
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    await caller.head(refusal.status, lines(headers), len(body))
-    await caller.end(body)
+    await caller.answer(refusal.status, lines(headers), body)
 
 
 def secret_of(headers: Mapping[bytes, bytes]) -> str:

@@ -60,7 +60,7 @@ def test_our_key_and_identifiers_are_sent_and_the_path_stands_under_the_base() -
     exchange = OpenAICompatible().exchange(
         call_of(b'{"model":"m"}', traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01"), target_at("https://h.example/api/v3/", api_key="k")
     )
-    headers = dict(exchange.headers)
+    headers = dict(exchange.headers + exchange.own_headers)
     assert exchange.path == "/api/v3/chat/completions"
     assert (exchange.origin.scheme, exchange.origin.host, exchange.origin.port) == ("https", "h.example", 443)
     assert headers["authorization"] == "Bearer k"
@@ -72,7 +72,7 @@ def test_our_key_and_identifiers_are_sent_and_the_path_stands_under_the_base() -
 
 def test_a_traceparent_that_is_none_is_not_passed_on() -> None:
     exchange = OpenAICompatible().exchange(call_of(b'{"model":"m"}', traceparent="00-x\r\nevil: 1"), target_at())
-    assert "traceparent" not in dict(exchange.headers)
+    assert "traceparent" not in dict(exchange.headers + exchange.own_headers)
 
 
 @pytest.mark.parametrize(("auth", "name", "value"), [("api-key", "api-key", "k"), ("x-api-key", "x-api-key", "k"), ("bearer", "authorization", "Bearer k")])
