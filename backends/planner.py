@@ -26,7 +26,7 @@ class Planner:
 
     def __init__(self, models: Mapping[str, ModelConfig], pools: Mapping[str, Pool]) -> None:
         """Resolve every route once. Raises `BadConfig` for a route to a backend that does not exist, or the same one twice."""
-        self.models = dict(models)
+        self.contexts = {name: config.context_tokens for name, config in models.items()}
         self._attempts: dict[str, tuple[Attempt, ...]] = {}
         for name, config in models.items():
             missing = [route.backend for route in config.routes if route.backend not in pools]
@@ -47,13 +47,13 @@ class Planner:
     def context_tokens(self, model: str) -> int | None:
         """Return the most tokens that a prompt of a public model can have: as configured, or else the longest context that its backends
         have named; None as long as one of them has named none."""
-        config = self.models.get(model)
-        if config is None or config.context_tokens is not None:
-            return None if config is None else config.context_tokens
+        configured = self.contexts.get(model)
+        if configured is not None:
+            return configured
         longest = 0
-        for attempt in self._attempts[model]:
+        for attempt in self._attempts.get(model, ()):
             said = attempt.pool.context_tokens(attempt.model)
             if said is None:
                 return None
             longest = max(longest, said)
-        return longest
+        return longest or None

@@ -62,6 +62,19 @@ class Opened:
             self._ended()
         return data
 
+    async def whole(self, bytes_max: int) -> bytes | None:
+        """Return the body to its end (`Answer.whole`). Raises as `Answer.read` does."""
+        try:
+            data = await self._answer.whole(bytes_max)
+        except BackendError as error:
+            self._lost(error)
+            raise
+        if data is None:
+            self._close()
+        else:
+            self._ended()
+        return data
+
     async def pump(self, take: Take) -> bool:
         """Hand over what arrives until nobody wants more (False) or the body has ended (True). Raises as `Answer.pump` does."""
         try:
@@ -114,6 +127,7 @@ class Pool:
         self._told: dict[str, int] = {}  # what the log last said of a replica's limit
         self._mute: dict[str, int] = {}  # looks in a row at which a replica did not say how loaded it is
         self._key = None if config.api_key is None else config.api_key.get_secret_value()
+        self.drains = config.on_disconnect == "drain"  # an answer is read to its end though its client left: its vendor bills all of it
         limits = config.timeouts
         self._timeouts = Timeouts(connect_s=limits.connect_s, first_byte_s=limits.first_byte_s, idle_s=limits.idle_s, total_s=limits.total_s)
         whole_s = limits.whole_s if limits.total_s is None else min(limits.whole_s, limits.total_s)
@@ -366,8 +380,11 @@ class Pool:
             )  # fmt: skip
 
     def _take(self, tried: list[str]) -> Replica | None:
-        now_s = self._monotonic_s()
-        candidates = [item for item in self.replicas if item.ejected_until_s <= now_s and not item.draining and item.name not in tried]
+        now_s, candidates = self._monotonic_s(), self.replicas
+        if len(candidates) > 1 or tried:
+            candidates = [item for item in candidates if health.usable(item, now_s) and item.name not in tried]
+        elif not health.usable(candidates[0], now_s):
+            return None
         if not candidates:
             return None
         replica = candidates[0] if len(candidates) == 1 else self._picker.pick(candidates)

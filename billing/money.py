@@ -38,7 +38,7 @@ def format_credits(ncr: int) -> str:
     if ncr < 0:
         return "-" + format_credits(-ncr)
     whole, part = divmod(ncr, NCR_PER_CREDIT)
-    return f"{whole}.{part:09d}".rstrip("0") if part else str(whole)
+    return f"{whole}.{str(part + NCR_PER_CREDIT)[1:]}".rstrip("0") if part else str(whole)
 
 
 def parse_rate_per_million(text: str, field: str = "rate") -> int:

@@ -7,6 +7,7 @@ processes, or a process and its fork, never make the same one. The kernel is ask
 from os import register_at_fork, urandom
 
 _AT_ONCE = 512
+_WHOLE = (1 << 60) - 1
 
 _tails: list[str] = []  # the random half, as it is written
 register_at_fork(after_in_child=_tails.clear)  # a fork must not make what its parent makes
@@ -20,8 +21,8 @@ def uuid7(now_us: int) -> str:
     except IndexError:
         _tails.extend(_more_tails())
         tail = _tails.pop()
-    head = f"{ms & 0xFFFFFFFFFFFF:012x}"
-    return f"{head[:8]}-{head[8:]}-7{(now_us - ms * 1000) * 4096 // 1000:03x}{tail}"
+    head = (ms * 4096 + (now_us - ms * 1000) * 4096 // 1000 & _WHOLE).to_bytes(8).hex()[1:]  # 48 bits of milliseconds, 12 of their fraction
+    return f"{head[:8]}-{head[8:12]}-7{head[12:]}{tail}"
 
 
 def _more_tails() -> list[str]:

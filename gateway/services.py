@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.engine import make_url
 from sqlmodel import Session
 
+from backends.config import ModelConfig
 from backends.planner import Planner
 from backends.pool import Pool, build_pools
 from backends.tokens import count, encoding_of
@@ -83,6 +84,9 @@ class Services:
     """What a request, an admin and a scrape work with."""
 
     settings: Settings
+    models: Mapping[str, ModelConfig]  # this and the next two are settings too: a look through pydantic's models costs a request ten times as much
+    body_bytes_max: int
+    body_timeout_s: float
     clock: Clock
     database: Database
     books: Database  # the books thread's: nobody else's reads keep it from a connection
@@ -223,6 +227,9 @@ def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services
 
     services = Services(
         settings=settings,
+        models=settings.models,
+        body_bytes_max=settings.server.body_bytes_max,
+        body_timeout_s=settings.server.body_timeout_s,
         clock=clock,
         database=database,
         books=own,

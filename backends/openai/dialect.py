@@ -46,19 +46,20 @@ class OpenAIDialect:
         self.vendor = vendor
         self._withheld = self.withheld | vendor.withholds
         self._handled = self._withheld if self.own_servers else self._withheld | {"tools"}  # members that are looked at, each by itself
-        self._renames = vendor.renames
+        self._renames, self._paths, self._auth = vendor.renames, vendor.paths, vendor.auth
+        self._rate_limit, self._errors, self._reasoning_beside = vendor.rate_limit, vendor.errors, vendor.usage == "reasoning_beside"
         self._picky = bool(vendor.refuses) or vendor.accepts is not None
         self.sells_tiers: bool = not self.own_servers and "service_tier" not in vendor.withholds and self._takes("service_tier")
         self.flex_tier: str | None = None if self.own_servers or not self._takes("service_tier") else vendor.flex
 
     def exchange(self, call: Call, target: Target) -> Exchange:
         """Write the request: the client's members in their order, but for the model, forced stream options, and what the vendor does not take."""
-        path = self.vendor.paths.get(call.endpoint, call.endpoint) if self.vendor.paths else call.endpoint
+        path = self._paths.get(call.endpoint, call.endpoint) if self._paths else call.endpoint
         return Exchange(
             method="POST",
             origin=target.replica.origin,
             path=f"{target.replica.base_path}/{path}",
-            headers=_headers(self.vendor.auth, target.api_key, "text/event-stream" if call.stream else "application/json"),
+            headers=_headers(self._auth, target.api_key, "text/event-stream" if call.stream else "application/json"),
             own_headers=_identifiers(call),
             body=self._body(call, target),
             timeouts=target.timeouts,
@@ -102,11 +103,11 @@ class OpenAIDialect:
 
     def usage(self, raw: msgspec.Raw | bytes) -> Usage | None:
         """Read a usage object into disjoint buckets; None for null. Raises `BadAnswer` for counts that cannot be."""
-        return read_usage(raw, reasoning_beside=self.vendor.usage == "reasoning_beside")
+        return read_usage(raw, reasoning_beside=self._reasoning_beside)
 
     def true_status(self, status: int, body: bytes) -> int:
         """Return the status that an answer really means, by the vendor's row."""
-        limit, errors = self.vendor.rate_limit, self.vendor.errors
+        limit, errors = self._rate_limit, self._errors
         if limit is not None and status == limit.status:
             text = body.decode("utf-8", "replace").lower()
             return 429 if any(mark in text for mark in limit.marks) else status
@@ -167,7 +168,7 @@ class OpenAIDialect:
         )
 
     def _plain_headers(self, target: Target) -> tuple[tuple[str, str], ...]:
-        return _headers(self.vendor.auth, target.api_key, "application/json")
+        return _headers(self._auth, target.api_key, "application/json")
 
 
 @lru_cache(1024)

@@ -78,6 +78,12 @@ class DirectAnswer(Answer):
             self.connection.resume_reading()
         return data
 
+    async def whole(self, bytes_max: int) -> bytes | None:
+        """Return the body to its end (`seam.Answer.whole`); most have come by now, at once with their heads."""
+        if self.ended and len(self.pieces) == 1 and self.buffered <= bytes_max:
+            return await self.read()
+        return await super().whole(bytes_max)
+
     async def pump(self, take: Take) -> bool:
         """Have what arrives handed over by the parser's own call, without waking anybody (`seam.Answer.pump`)."""
         while True:

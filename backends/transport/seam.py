@@ -60,6 +60,17 @@ class Answer(Protocol):
         """
         ...
 
+    async def whole(self, bytes_max: int) -> bytes | None:
+        """Return the body to its proper end; None, and the exchange is given up, when it is longer than that. Raises as `read` does."""
+        parts, size = [], 0
+        while data := await self.read():
+            parts.append(data)
+            size += len(data)
+            if size > bytes_max:
+                self.abort()
+                return None
+        return b"".join(parts)
+
     async def pump(self, take: Take) -> bool:
         """Hand over what arrives, as it arrives, until `take` wants no more (False) or the body has ended properly (True).
 

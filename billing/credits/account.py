@@ -143,11 +143,15 @@ class Account:
         if amount_ncr > 0:
             if amount_ncr > claims.free_ncr:
                 return None
-            parts = [(claims.purses[0], amount_ncr)] if len(claims.purses) == 1 else spread(claims.purses, amount_ncr)
-            for part, ncr in parts:
-                part.held_ncr += ncr
-            for ceiling in claims.ceilings:
-                ceiling.held_ncr += amount_ncr
+            if (only := claims.only) is not None:
+                only.held_ncr += amount_ncr
+                parts = [(only, amount_ncr)]
+            else:
+                parts = spread(claims.purses, amount_ncr) if len(claims.purses) > 1 else [(claims.purses[0], amount_ncr)]
+                for part, ncr in parts:
+                    part.held_ncr += ncr
+                for ceiling in claims.ceilings:
+                    ceiling.held_ncr += amount_ncr
         else:
             parts = []
         self.open_requests += 1
@@ -182,8 +186,7 @@ class Account:
         if not full_cover:
             cover = min(charge_ncr, max(0, claims.free_ncr))
             self._past_unflushed += charge_ncr - cover
-        if len(claims.purses) == 1 and not claims.ceilings:
-            purse = claims.purses[0]
+        if (purse := claims.only) is not None:
             purse.unflushed_ncr += cover
             purse.used_ncr += cover
             return Cover(cover) if purse.name == GENERAL else Cover(cover, {purse.name: cover})

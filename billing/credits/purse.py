@@ -87,30 +87,40 @@ class Purse:
 
 
 class Claims:
-    """What one kind of request (key, project, model) may take from: purses in the order they are used up, and the ceilings over it."""
+    """What one kind of request (key, project, model) may take from: purses in the order they are used up, and the ceilings over it.
 
-    __slots__ = ("ceilings", "dry_until_s", "purses")
+    `only` is the purse where there is but one and no ceiling, as with most tenants: every request asks, so it is spared the sums.
+    """
+
+    __slots__ = ("ceilings", "dry_until_s", "only", "purses")
 
     def __init__(self, purses: tuple[Purse, ...], ceilings: tuple[Purse, ...]) -> None:
         self.purses = purses
         self.ceilings = ceilings
+        self.only = purses[0] if len(purses) == 1 and not ceilings else None
         self.dry_until_s = 0.0  # the books had no more for it; they are not asked again before
 
     @property
     def free_ncr(self) -> int:
         """What a new hold may take in this process."""
+        if (only := self.only) is not None:
+            return only.free_ncr
         free = sum([max(0, purse.free_ncr) for purse in self.purses]) if len(self.purses) != 1 else self.purses[0].free_ncr
         return min([free, *(ceiling.free_ncr for ceiling in self.ceilings)]) if self.ceilings else free
 
     @property
     def remaining_ncr(self) -> int:
         """What such requests have left in the whole tenant, running ones' holds among it; below 0 only by debt. This is what a client is shown."""
+        if (only := self.only) is not None:
+            return only.left_ncr - only.unflushed_ncr
         left = self.purses[0].remaining_ncr if len(self.purses) == 1 else sum([max(0, purse.remaining_ncr) for purse in self.purses])
         return min([left, *(ceiling.remaining_ncr for ceiling in self.ceilings)]) if self.ceilings else left
 
     @property
     def unheld_ncr(self) -> int:
         """What is left when the holds of this process are counted as used: the measure of a standing."""
+        if (only := self.only) is not None:
+            return only.left_ncr - only.unflushed_ncr - only.held_ncr
         if len(self.purses) == 1:
             unheld = self.purses[0].remaining_ncr - self.purses[0].held_ncr
         else:  # what the tenant owes takes nothing from a seat
@@ -120,6 +130,8 @@ class Claims:
     @property
     def limit_ncr(self) -> int:
         """What was granted to such requests, or may be taken by them, in the period."""
+        if (only := self.only) is not None:
+            return only.limit_ncr
         limit = self.purses[0].limit_ncr if len(self.purses) == 1 else sum([purse.limit_ncr for purse in self.purses])
         return min([limit, *(ceiling.limit_ncr for ceiling in self.ceilings)]) if self.ceilings else limit
 

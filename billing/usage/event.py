@@ -15,7 +15,7 @@ Source = Literal["reported", "estimated", "partial", "recovered", "none"]
 Lane = Literal["fast", "slow"]
 
 
-class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class UsageEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one request used and costs. Instants in UTC epoch microseconds, amounts in ncr.
 
     `cover_ncr` is the part of `charge_ncr` that credits pay. The rest was served past the credits: in the slow lane it is `excess`
@@ -26,7 +26,6 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     id: str
     tenant_id: str
     key_id: str
-    project: str | None = None
     model: str
     backend: str
     upstream_model: str
@@ -36,12 +35,13 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     status: int
     outcome: Outcome
     lane: Lane
-    stream: bool = False
     source: Source
     meter: Meter
-    rate_id: int | None = None
     charge_ncr: int
     cover_ncr: int
+    project: str | None = None
+    stream: bool = False
+    rate_id: int | None = None
     attempts: int = 1
     queue_ms: int = 0
     ttft_us: int | None = None

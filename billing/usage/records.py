@@ -16,7 +16,7 @@ HEADER = struct.Struct("<II")
 PAYLOAD_MAX = 1 << 20  # no record is this long: above it a length is taken for damage
 
 
-class Dispatched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="d", tag_field="t"):
+class Dispatched(msgspec.Struct, frozen=True, omit_defaults=True, tag="d", tag_field="t"):
     """A request is about to go upstream: the evidence by which it is charged if this process dies. `prompt_estimate` in tokens.
 
     `covered`: credits pay all of it. In the fast lane False means overage, in the slow lane credits pay nothing of a lost request either way.
@@ -26,16 +26,16 @@ class Dispatched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     id: str
     tenant_id: str
     key_id: str
-    project: str | None = None
     model: str
     backend: str
     upstream_model: str
     endpoint: str
     started_us: int
     lane: Lane
+    prompt_estimate: int
+    project: str | None = None
     stream: bool = False
     rate_id: int | None = None
-    prompt_estimate: int
     covered: bool = True
     day_us: int | None = None
     period_us: int | None = None

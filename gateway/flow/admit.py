@@ -43,7 +43,7 @@ async def admit(services: "Services", received: Received) -> Admitted:
     principal = received.principal
     tenant_id, terms, model = principal.tenant_id, principal.terms, received.call.model
     assert terms is not None  # authenticate saw to it
-    if model not in services.settings.models:
+    if model not in services.models:
         raise ModelUnknown(f"There is no model `{model[:100]}`. GET /v1/models lists those you can use.", param="model")
     if terms.allowed_models is not None and model not in terms.allowed_models:
         raise ModelNotAllowed(f"Your plan `{terms.plan}` does not include the model `{model}`. GET /v1/models lists those it does.", param="model")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from backends.sse import split_events
 from gateway.flow.states import Reserved
-from gateway.lanes.standing import Lane
+from gateway.lanes.standing import FAST
 from gateway.wire.caller import Client
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _TOOL_CALL = re.compile(rb'"(?:tool_calls":\s*\[\s*\{|function_call":\s*\{)')  #
 
 def pace_of(reserved: Reserved) -> int | None:
     """Return how many events a second are let out of a request's stream; None: all at once."""
-    if reserved.lane is Lane.FAST or not reserved.admitted.received.call.stream:
+    if reserved.lane is FAST or not reserved.admitted.received.call.stream:
         return None
     return reserved.admitted.terms.slow_tokens_per_second
 

@@ -14,7 +14,7 @@ from gateway.flow import disclose
 from gateway.flow.settle import Settler
 from gateway.flow.states import Place, Reserved
 from gateway.lanes.queue import Ticket
-from gateway.lanes.standing import Lane
+from gateway.lanes.standing import FAST, SLOW, Lane
 from gateway.lanes.ticket import ticket_of, weigh
 from gateway.wire.caller import Client
 
@@ -32,7 +32,7 @@ async def enter(services: "Services", settler: Settler, attempts: Sequence["Atte
     """
     attempt, reserved = attempts[0], settler.reserved
     place = Place(attempt, services.gates[attempt.backend], _ticket(reserved))
-    delayed = reserved.lane is Lane.SLOW and reserved.admitted.terms.slow_delay_ms and not settler.attempts
+    delayed = reserved.lane is SLOW and reserved.admitted.terms.slow_delay_ms and not settler.attempts
     if not delayed and place.gate.enter_if_free(place.ticket):
         _note_wait(services, reserved.lane, 0)
         settler.place = place
@@ -58,7 +58,7 @@ class Turn:
         self._settler = settler
         self.place = place
         admitted = settler.reserved.admitted
-        terms, fast = admitted.terms, settler.reserved.lane is Lane.FAST
+        terms, fast = admitted.terms, settler.reserved.lane is FAST
         now_s = services.clock.monotonic_s()
         self._since_s = now_s
         self._spills = others if fast and terms.spill_after_ms is not None else ()

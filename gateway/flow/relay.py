@@ -43,7 +43,9 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 async def relay_whole(services: "Services", settler: Settler, answer: Answer, client: Client) -> None:
     """Relay an answer that is not streamed. Raises `NotServed` for a refusal, and `BackendError`; the client has seen nothing then."""
-    body = await read_whole(answer, ANSWER_BYTES_MAX)
+    body = await answer.whole(ANSWER_BYTES_MAX)
+    if body is None:
+        raise BadAnswer(f"answered with more than {ANSWER_BYTES_MAX} bytes")
     call, attempt = settler.reserved.admitted.received.call, settler.attempt
     assert attempt is not None
     status = attempt.pool.provider.true_status(answer.status, body)
@@ -207,21 +209,6 @@ async def recorded(services: "Services") -> None:
     waiting = services.recorder.durable()
     if waiting is not None:
         await waiting
-
-
-async def read_whole(answer: Answer, bytes_max: int) -> bytes:
-    """Read a body to its end. Raises `BadAnswer` past the limit, and what `Answer.read` raises."""
-    data = await answer.read()
-    if not data:
-        return b""
-    parts, size = [data], len(data)
-    while data := await answer.read():
-        parts.append(data)
-        size += len(data)
-        if size > bytes_max:
-            answer.abort()
-            raise BadAnswer(f"answered with more than {bytes_max} bytes")
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def cost_members(settled: Settled) -> bytes:

@@ -20,7 +20,7 @@ from billing.money import format_credits
 from gateway.clock import format_instant
 from gateway.errors import CreditsExhausted, SlowDown, Unavailable
 from gateway.flow.states import Admitted, Reserved
-from gateway.lanes.standing import DAY_SPENT, SET_ASIDE, Lane, Standing, day_is_spent, past_credits, standing
+from gateway.lanes.standing import DAY_SPENT, FAST, SET_ASIDE, SLOW, Lane, Standing, day_is_spent, past_credits, standing
 from gateway.wire.headers import LANE_REASON, STANDING, credits
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DRAW_S_MAX = 5.0  # how long a request waits for the books at most
 FALLBACK = "fallback_model"  # the reason of a lane when another model serves
 DRAWS_MAX = 3  # others may have taken what was drawn for this one
+_OUT = Standing.SLOW  # of credits
 
 log = logging.getLogger("weir.reserve")
 
@@ -44,18 +45,18 @@ async def reserve(services: "Services", admitted: Admitted) -> Reserved:
     What it holds must come back through `settle`.
     """
     prompt_max, output_max = _bounds(services, admitted)
-    hold_ncr = admitted.priced.bound(prompt_max, output_max, lane=Lane.FAST.text, service_tier=admitted.received.call.service_tier or "default")
+    hold_ncr = admitted.priced.bound(prompt_max, output_max, lane=FAST.text, service_tier=admitted.received.call.service_tier or "default")
     account, principal = admitted.account, admitted.principal
     claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)
     now = standing(claims.unheld_ncr, claims.limit_ncr, glide_percent=admitted.terms.glide_percent)
-    lane, reason, covered = Lane.FAST, "credits", True
-    hold = account.hold(claims, hold_ncr) if services.beat.alive and now is not Standing.SLOW else None
+    lane, reason, covered = FAST, "credits", True
+    hold = account.hold(claims, hold_ncr) if services.beat.alive and now is not _OUT else None
     if hold is not None:
         if claims.low():
             services.accounts.want_more(account, claims, _want(admitted, 0))
     else:
         try:
-            hold = await _drawn(services, admitted, claims, hold_ncr) if now is not Standing.SLOW else None
+            hold = await _drawn(services, admitted, claims, hold_ncr) if now is not _OUT else None
         except BooksAway as error:
             lane, reason = _without_books(admitted, error)
         else:
@@ -67,7 +68,7 @@ async def reserve(services: "Services", admitted: Admitted) -> Reserved:
             claims = account.claims(principal.key_id, principal.project, admitted.received.call.model)  # the model may be another now
             hold, covered = account.open(claims), False  # nothing is held, and yet the account is in use
     at_us = admitted.received.at_us
-    shown = now if lane is Lane.FAST or now is Standing.SLOW else Standing.SLOW
+    shown = now if lane is FAST or now is _OUT else _OUT
     services.board.noted(admitted.tenant_id, lane, reason, shown, at_us)
     return Reserved(
         admitted=admitted,
@@ -97,8 +98,8 @@ def _bounds(services: "Services", admitted: Admitted) -> tuple[int, int]:
     context_tokens = services.planner.context_tokens(call.model)
     if context_tokens is not None:  # a longer prompt is refused by the server, and costs nothing
         prompt_max = min(prompt_max, context_tokens * wish.prompts)
-    model = services.settings.models[call.model]
-    return prompt_max, wish.choices * (model.output_tokens_max if wish.output_max is None else wish.output_max)
+    output_max = services.models[call.model].output_tokens_max if wish.output_max is None else wish.output_max
+    return prompt_max, wish.choices * output_max
 
 
 async def _drawn(services: "Services", admitted: Admitted, claims: Claims, hold_ncr: int) -> Hold | None:
@@ -151,7 +152,7 @@ def _past_credits(services: "Services", admitted: Admitted, claims: Claims, hold
     past = past_credits(terms, unheld_ncr=claims.unheld_ncr, hold_ncr=hold_ncr, day_spent=day_is_spent(account, terms, admitted.received.at_us))
     if past.lane is not None:
         return past.lane, past.reason
-    services.metrics.lane_refused(Lane.SLOW.value, past.reason)
+    services.metrics.lane_refused(SLOW.text, past.reason)
     services.board.noted(admitted.tenant_id, None, past.reason, Standing.CAPPED, admitted.received.at_us)
     if past.reason == SET_ASIDE:
         raise SlowDown("What is left of your credits is set aside for requests that run. Try again in a moment.", retry_after_s=1)
@@ -161,7 +162,7 @@ def _past_credits(services: "Services", admitted: Admitted, claims: Claims, hold
 def _without_books(admitted: Admitted, error: BooksAway) -> tuple[Lane, str]:
     if admitted.terms.on_database_loss == "closed" or admitted.terms.on_exhausted == "block":
         raise Unavailable("Credits cannot be looked up now. Try again in a moment.", internal=str(error), retry_after_s=2) from error
-    return Lane.SLOW, "books_away"
+    return SLOW, "books_away"
 
 
 def _fallback(services: "Services", admitted: Admitted, reason: str) -> tuple[Admitted, str]:
@@ -170,7 +171,7 @@ def _fallback(services: "Services", admitted: Admitted, reason: str) -> tuple[Ad
     if model is None or model == received.call.model:
         return admitted, reason
     priced = services.tariff.card.at(model, received.at_us)
-    if priced is None or model not in services.settings.models:
+    if priced is None or model not in services.models:
         log.error("plan %s falls back to model %s, which is not configured or has no rate", admitted.terms.plan, model)
         return admitted, reason
     call = replace(received.call, model=model, service_tier=priced.sold(received.wish.service_tier))

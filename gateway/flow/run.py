@@ -22,7 +22,7 @@ from gateway.flow.relay import is_stream, recorded, relay_stream, relay_whole, s
 from gateway.flow.reserve import reserve, reserve_again
 from gateway.flow.settle import Settler
 from gateway.flow.states import Admitted, Received
-from gateway.lanes.standing import Lane, priority_of
+from gateway.lanes.standing import FAST, priority_of
 from gateway.wire.caller import Client
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ async def _attempts(services: "Services", settler: Settler, admitted: Admitted, 
 
 def _try(services: "Services", settler: Settler, attempt: "Attempt", client: Client) -> Coroutine[Any, Any, Failure]:
     work = _in_slot(services, settler, attempt, client)
-    return _undisturbed(settler, work) if attempt.pool.config.on_disconnect == "drain" else work
+    return _undisturbed(settler, work) if attempt.pool.drains else work
 
 
 def _without_flex(settler: Settler, attempt: "Attempt", failure: BackendError | Refusal) -> bool:
@@ -168,6 +168,6 @@ async def _in_slot(services: "Services", settler: Settler, attempt: "Attempt", c
 def _priority(services: "Services", settler: Settler) -> int | None:
     """Return the place in the engine that a slow request asks for; None for a fast one, which has the first without asking."""
     reserved = settler.reserved
-    if reserved.lane is Lane.FAST:
+    if reserved.lane is FAST:
         return None
     return priority_of(reserved.lane, reserved.admitted.terms, settler.queue_us, services.settings.lanes.slow.age_ms_max * 1000)

@@ -29,15 +29,15 @@ async def serve(services: "Services", endpoint: Endpoint, caller: Caller) -> Non
     clock, metrics = services.clock, services.metrics
     at_us, at_s = clock.now_us(), clock.monotonic_s()
     request_id = uuid7(at_us)
-    headers, limits = caller.headers, services.settings.server
+    headers = caller.headers
     shown_id = names.request_id(headers, request_id)
     model, principal = "", None
     metrics.inflight += 1
     try:
         principal = await authenticate(services, secret_of(headers))  # before the body: a stranger's is not even read
-        body = await caller.body(limits.body_bytes_max, limits.body_timeout_s)
+        body = await caller.body(services.body_bytes_max, services.body_timeout_s)
         call, wish = read_call(body, endpoint, request_id)
-        model = call.model if call.model in services.settings.models else ""  # no client makes up names for series
+        model = call.model if call.model in services.models else ""  # no client makes up names for series
         session, traceparent = headers.get(b"x-session-id"), headers.get(b"traceparent")
         call.session = session.decode("latin-1") if session else None
         call.traceparent = traceparent.decode("latin-1") if traceparent and names.is_traceparent(traceparent) else None

@@ -5,7 +5,7 @@
 Each is frozen and holds the one before it.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -68,7 +68,7 @@ class Reserved(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens_max: int
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """A slot that a request has, and the attempt it is for."""
 
     attempt: "Attempt"

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.lanes import waits
 from gateway.lanes.notes import Load, Note, SlowTenant
-from gateway.lanes.standing import Lane, Standing
+from gateway.lanes.standing import FAST, Lane, Standing
 from gateway.lanes.waits import Waits
 
 TENANTS_MAX = 10_000  # past it those that were here longest ago are dropped
@@ -26,8 +26,6 @@ WORDS = {  # what a reason means to an admin
     "block": "its plan refuses what is past the credits",
     "set_aside": "what is left is set aside for requests that run",
 }
-
-_FAST = Lane.FAST
 
 
 class Entry(msgspec.Struct):
@@ -50,7 +48,7 @@ class Board:
 
     def noted(self, tenant: str, lane: Lane | None, reason: str, standing: Standing, now_us: int) -> None:
         """Take note of a request and how it is served; `lane` None: it is refused because its tenant is past its credits."""
-        if lane is _FAST:
+        if lane is FAST:
             if tenant in self._slow:
                 del self._slow[tenant]
             return

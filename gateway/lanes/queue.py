@@ -7,7 +7,7 @@ counters of its lane, so that a small weight starves nobody. A decision costs O(
 """
 
 from gateway.lanes.line import LaneQueue, Line, Ticket
-from gateway.lanes.standing import WEIGHT_UNIT, Lane
+from gateway.lanes.standing import SLOW, WEIGHT_UNIT, Lane
 
 __all__ = ["SCALE", "FairQueue", "Full", "Ticket", "slow_slots_of"]
 
@@ -87,7 +87,7 @@ class FairQueue:
 
     def take(self, ticket: Ticket) -> bool:
         """Let a ticket run if it need pass nobody who could run and a slot is free for it; False: it is not taken in."""
-        slow = ticket.lane is Lane.SLOW
+        slow = ticket.lane is SLOW
         lane = self._slow if slow else self._fast
         if not self._free(slow) or (lane.waiting and lane.eager()):
             return False
@@ -113,7 +113,9 @@ class FairQueue:
 
     def next(self, now_us: int) -> list[Ticket]:
         """Grant what can be granted now, fast before slow, and return the tickets."""
-        granted = []
+        granted: list[Ticket] = []
+        if not self._fast.waiting and not self._slow.waiting:
+            return granted
         for slow, lane in ((False, self._fast), (True, self._slow)):
             while lane.waiting and self._free(slow) and (line := lane.best(now_us)) is not None:
                 ticket = lane.pop(line)
@@ -123,7 +125,7 @@ class FairQueue:
         return granted
 
     def _lane(self, lane: Lane) -> LaneQueue:
-        return self._slow if lane is Lane.SLOW else self._fast
+        return self._slow if lane is SLOW else self._fast
 
     def _free(self, slow: bool) -> bool:
         """Tell whether a lane may take one more slot. No slow request may while a fast one waits that could."""

@@ -40,6 +40,9 @@ class Lane(Word):
     SLOW = "slow"
 
 
+FAST, SLOW = Lane.FAST, Lane.SLOW  # looked up once: a member by its enumeration's name costs ten times a global
+
+
 class Past(NamedTuple):
     """What becomes of a request that its credits do not cover: the lane it takes (None: it is refused), and why.
 
@@ -54,6 +57,7 @@ SET_ASIDE, DAY_SPENT = "set_aside", "slow_daily_cap"
 FAST_PRIORITY = 0  # vLLM: lower runs earlier, and this is what it gives to whoever names none
 WARN_PERCENT = 20
 GLIDE_PERCENT = 10
+_IN_CREDIT = Standing.FAST
 WEIGHT_UNIT = 1024  # a plan's weight of 1 in the queue's integers, so that a weight between two still has its place
 
 
@@ -63,7 +67,7 @@ def standing(free_ncr: int, limit_ncr: int, *, capped: bool = False, glide_perce
         return Standing.CAPPED if capped else Standing.SLOW
     if 100 * free_ncr <= glide_percent * limit_ncr:
         return Standing.GLIDE
-    return Standing.WARN if 100 * free_ncr <= WARN_PERCENT * limit_ncr else Standing.FAST
+    return Standing.WARN if 100 * free_ncr <= WARN_PERCENT * limit_ncr else _IN_CREDIT
 
 
 def standing_of(account: Account, claims: Claims, terms: Terms, now_us: int) -> Standing:
@@ -82,7 +86,7 @@ def weight_of(lane: Lane, free_ncr: int, limit_ncr: int, terms: Terms) -> int:
     if terms.on_exhausted == "overage":
         return terms.weight * WEIGHT_UNIT
     slow = min(terms.slow_weight, terms.weight) * WEIGHT_UNIT
-    if lane is Lane.SLOW:
+    if lane is SLOW:
         return slow
     full = terms.weight * WEIGHT_UNIT
     glide = terms.glide_percent * limit_ncr  # in hundredths of an ncr
@@ -110,7 +114,7 @@ def past_credits(terms: Terms, *, unheld_ncr: int, hold_ncr: int, day_spent: boo
 
 def seats_of(lane: Lane, terms: Terms) -> int | None:
     """Return how many of a tenant's requests may run at once in a lane; None: any number. Without credits never more than with them."""
-    if lane is Lane.FAST:
+    if lane is FAST:
         return terms.fast_concurrency
     return terms.slow_concurrency if terms.fast_concurrency is None else min(terms.slow_concurrency, terms.fast_concurrency)
 

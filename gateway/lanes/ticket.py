@@ -3,7 +3,7 @@
 from billing.credits.purse import Claims
 from billing.plans.terms import Terms
 from gateway.lanes.line import Ticket
-from gateway.lanes.standing import Lane, seats_of, weight_of
+from gateway.lanes.standing import SLOW, Lane, seats_of, weight_of
 
 # Output costs a server about twice what input does (Sheng et al., OSDI '24); the fair queue counts in these.
 INPUT_WEIGHT, OUTPUT_WEIGHT = 1, 2
@@ -22,5 +22,5 @@ def ticket_of(tenant: str, lane: Lane, terms: Terms, claims: Claims, *, cost: in
         cost=cost,
         weight=weight_of(lane, claims.unheld_ncr, claims.limit_ncr, terms),
         limit=seats_of(lane, terms),
-        borrows=lane is Lane.SLOW and not terms.slow_delay_ms,
+        borrows=lane is SLOW and not terms.slow_delay_ms,
     )

@@ -130,7 +130,7 @@ async def test_token_ids_are_counted(house: House, scripted_upstream: ScriptedUp
 
 async def test_a_batch_is_held_and_counted_for_every_prompt_in_it(tmp_path: Path, scripted_upstream: ScriptedUpstream) -> None:
     async with open_house(tmp_path, {"m": scripted_upstream.base_url}, plan={"allowance_ncr": 10**9, "on_exhausted": "block"}) as house:
-        house.services.planner.models["m"] = house.settings.models["m"].model_copy(update={"context_tokens": 512})
+        house.services.planner.contexts["m"] = 512
         response = await house.post("/v1/embeddings", {"model": "m", "input": ["word " * 500] * 200})
         assert response.status_code == 429, "200 prompts were held like one"
         assert scripted_upstream.requests == []
