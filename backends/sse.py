@@ -69,6 +69,8 @@ _nested = msgspec.json.Decoder(list[_NestedUsage])
 _produced = msgspec.json.Decoder(_Produced)
 _tier: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_string = msgspec.json.Decoder(str)
+_TEXT_ALONE = re.compile(rb'"delta": ?\{"content": ?"((?:[^"\\]++|\\.)*+)"\}')
 
 
 def split_events(region: bytes) -> list[bytes]:
@@ -175,6 +177,11 @@ def usage_event(event: bytes, usage: msgspec.Raw) -> bytes:
 
 def text_of(region: bytes) -> str:
     """Return the text that the events of a region produced; events of other shapes add nothing."""
+    if (found := _TEXT_ALONE.findall(region)) and len(found) == region.count(b'"delta"'):  # every delta is a text and nothing else
+        try:
+            return _string.decode(b'"%b"' % b"".join(found))
+        except UNREADABLE:
+            pass  # half a character, or broken UTF-8
     if region.startswith(b"data: ") and region.find(b"\r") < 0:
         try:
             return "".join([_text(event) for event in _produced.decode_lines(region[6:].replace(b"\n\ndata: ", b"\n"))])

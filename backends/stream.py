@@ -188,10 +188,7 @@ class StreamTap:
 
     def _note(self, region: bytes) -> None:
         """Count what is passed on, and keep it for `text`."""
-        if region.rfind(b"\ndata:") >= 0:
-            self.events += region.count(b"\ndata:")
-        if region.startswith(b"data:"):
-            self.events += 1
+        self.events += region.count(b"\ndata:") + region.startswith(b"data:")
         self._raw += region
         if len(self._raw) > RAW_BYTES_MAX:
             self._compact()

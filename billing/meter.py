@@ -6,7 +6,6 @@ accident. `reasoning` is a part of `output` and is priced only through it, unles
 
 from collections.abc import Iterator
 from itertools import compress
-from types import NoneType
 
 import msgspec
 from msgspec.structs import astuple
@@ -47,7 +46,6 @@ def count_max(bucket: str) -> int:
 
 
 _MOST = {bucket: count_max(bucket) for bucket in BUCKETS}
-_TYPES = frozenset((int, NoneType))
 
 
 def used(meter: Meter) -> Iterator[tuple[str, int]]:
@@ -58,9 +56,8 @@ def used(meter: Meter) -> Iterator[tuple[str, int]]:
 
 def check(meter: Meter) -> Meter:
     """Return the meter, or raise `Invalid` for a count that is negative, absurd or not an integer, naming the bucket."""
-    counts = astuple(meter)
-    for bucket, count in used(meter) if _TYPES.issuperset(map(type, counts)) else zip(BUCKETS, counts, strict=True):
-        if count is not None and not (type(count) is int and 0 <= count <= _MOST[bucket]):
+    for bucket, count in used(meter):
+        if not (type(count) is int and 0 <= count <= _MOST[bucket]):
             raise Invalid(bucket, f"usage: {bucket} = {count!r} is not a count between 0 and {_MOST[bucket]}")
     if meter.reasoning is not None and meter.reasoning > (meter.output or 0):
         raise Invalid("reasoning", f"usage: reasoning = {meter.reasoning} is more than output = {meter.output}, of which it is a part")

@@ -25,19 +25,26 @@ if TYPE_CHECKING:
 LOOK_S = 0.25  # how often a request that may spill over looks whether another backend has a slot
 
 
+def enter_if_free(services: "Services", settler: Settler, attempt: "Attempt") -> Place | None:
+    """Take a slot at an attempt's gate where one is free and nobody need wait for it; None: `enter` waits. It must come back through `leave`."""
+    reserved = settler.reserved
+    gate, ticket = services.gates[attempt.backend], _ticket(reserved)
+    delayed = reserved.lane is SLOW and reserved.admitted.terms.slow_delay_ms and not settler.attempts
+    if delayed or not gate.enter_if_free(ticket):
+        return None
+    _note_wait(services, reserved.lane, 0)
+    settler.place = Place(attempt, gate, ticket)
+    return settler.place
+
+
 async def enter(services: "Services", settler: Settler, attempts: Sequence["Attempt"], client: Client) -> Place | None:
     """Wait for a slot at the first of the attempts, or, for one that may spill over, at whichever has one first. It must come back through `leave`.
 
     None: the tenant has credits again, so the request is to be reserved anew. Raises `SlowDown`.
     """
-    attempt, reserved = attempts[0], settler.reserved
-    place = Place(attempt, services.gates[attempt.backend], _ticket(reserved))
-    delayed = reserved.lane is SLOW and reserved.admitted.terms.slow_delay_ms and not settler.attempts
-    if not delayed and place.gate.enter_if_free(place.ticket):
-        _note_wait(services, reserved.lane, 0)
-        settler.place = place
-    else:
-        settler.place = await Turn(services, settler, place, attempts[1:]).wait(client)
+    attempt = attempts[0]
+    place = Place(attempt, services.gates[attempt.backend], _ticket(settler.reserved))
+    settler.place = await Turn(services, settler, place, attempts[1:]).wait(client)
     return settler.place
 
 

@@ -67,7 +67,7 @@ async def _attempts(services: "Services", settler: Settler, admitted: Admitted, 
     failure: Failure = None
     left = list(services.planner.plan(settler.reserved.admitted.received.call.model))
     while left:
-        place = await queue.enter(services, settler, left, client)
+        place = queue.enter_if_free(services, settler, left[0]) or await queue.enter(services, settler, left, client)
         if place is None:  # its tenant has credits again: another lane, and perhaps another model
             await reserve_again(services, settler, admitted)
             left = list(services.planner.plan(settler.reserved.admitted.received.call.model))

@@ -172,7 +172,9 @@ class HotCaller:
         """Send an answer that is known whole (`Caller.answer`)."""
         if not self.ended:
             self.ended = True
-            await self._send_last(self._lines(status, written) + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+            if self._door.flow.write_paused:
+                await self.drained()
+            self._send_last(self._lines(status, written) + b"content-length: %d\r\n\r\n%b" % (len(body), body))
 
     async def head(self, status: int, written: bytes) -> None:
         """Begin the answer (`Caller.head`)."""
@@ -214,13 +216,13 @@ class HotCaller:
         if not self.ended:
             self.ended = True
             head, self._head = self._head, b""
-            await self._send_last(head + (b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"))
+            if self._door.flow.write_paused:
+                await self.drained()
+            self._send_last(head + (b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"))
 
-    async def _send_last(self, data: bytes) -> None:
-        """Write once the client's socket can take more, and hand the connection on."""
+    def _send_last(self, data: bytes) -> None:
+        """Write what ends the answer, and hand the connection on."""
         door = self._door
-        if door.flow.write_paused:
-            await self.drained()
         if self.disconnected or door.transport.is_closing():
             return
         door.transport.write(data)

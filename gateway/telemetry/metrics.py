@@ -5,7 +5,7 @@ every touch, so the cells here are plain numbers keyed by label values, read whe
 the event loop's thread only; what other threads count is read at scrape time through `watch`.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ from gateway.telemetry.names import Name
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Kept = TypeVar("Kept", bound=Collector)
+FRESH_MAX = 256
+
 Labels = tuple[object, ...]
 Reading = float | Mapping[Any, float]
 
@@ -50,18 +52,34 @@ class Times(Collector):
         self.name = name
         self.bounds = name.buckets
         self.cells: dict[Labels, tuple[list[int], list[float]]] = {}
+        self._fresh: dict[Labels, list[float]] = {}
 
     def observe(self, labels: Labels, duration_s: float) -> None:
-        """Count one duration in seconds."""
-        cell = self.cells.get(labels)
-        if cell is None:
-            cell = self.cells[labels] = ([0] * (len(self.bounds) + 1), [0.0])
-        cell[0][bisect_left(self.bounds, duration_s)] += 1
-        cell[1][0] += duration_s
+        """Count one duration in seconds. It is put among those of its bucket with some hundred others, and when somebody scrapes."""
+        fresh = self._fresh.get(labels)
+        if fresh is None:
+            fresh = self._fresh[labels] = []
+        fresh.append(duration_s)
+        if len(fresh) >= FRESH_MAX:
+            self._sort(labels, fresh)
+
+    def _sort(self, labels: Labels, fresh: list[float]) -> None:
+        counts, total = self.cells.setdefault(labels, ([0] * (len(self.bounds) + 1), [0.0]))
+        total[0] += sum(fresh)
+        fresh.sort()
+        below = 0
+        for at, bound in enumerate(self.bounds):
+            upto = bisect_right(fresh, bound, below)
+            counts[at] += upto - below
+            below = upto
+        counts[-1] += len(fresh) - below
+        fresh.clear()
 
     def collect(self) -> Iterable[Metric]:
         """Report cumulative buckets and the sum for every combination of label values."""
         family = HistogramMetricFamily(self.name.name, self.name.help, labels=self.name.labels)
+        for labels, fresh in tuple(self._fresh.items()):
+            self._sort(labels, fresh)
         bounds = [*(str(bound) for bound in self.bounds), "+Inf"]
         for labels, (counts, (total,)) in tuple(self.cells.items()):
             running, buckets = 0, []

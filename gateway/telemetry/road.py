@@ -48,9 +48,10 @@ class Road(Metrics):
 
     def settled(self, model: str, backend: str, meter: Meter, source: str) -> None:
         """Count the tokens of a settled request, by bucket."""
-        tokens = self.tokens
+        cells = self.tokens.cells
         for kind, count in used(meter):
-            tokens.add((model, backend, kind), count)
+            labels = (model, backend, kind)
+            cells[labels] = cells.get(labels, 0) + count
         if source != "reported":
             self.usage_estimated.add((model,))
 
