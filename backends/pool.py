@@ -10,6 +10,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from backends import health
 from backends.config import PRIORITY_PROVIDERS, BackendConfig
 from backends.errors import BackendError, BadAnswer, BadConfig, Saturated, TimedOut, Unreachable
@@ -36,20 +38,20 @@ SICK = frozenset((502, 503, 504))  # the server is at fault; a 500 may be the re
 log = logging.getLogger("weir.backends")
 
 
-class Opened:
-    """An answer whose replica is given back at its end: by reading b"", by an error, or by `abort`. An `Answer` itself."""
+class Opened(msgspec.Struct, eq=False):
+    """An answer whose replica is given back at its end: by reading b"", by an error, or by `abort`. An `Answer` itself.
 
-    __slots__ = ("_answer", "_open", "_pool", "exchange", "headers", "replica", "status", "tried")
+    `tried`: how many replicas were asked, this one included.
+    """
 
-    def __init__(self, pool: "Pool", answer: Answer, exchange: Exchange, replica: Replica, tried: int) -> None:
-        self.status = answer.status
-        self.headers = answer.headers
-        self.exchange = exchange
-        self.replica = replica
-        self.tried = tried  # replicas asked, this one included
-        self._answer = answer
-        self._pool = pool
-        self._open = True
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    exchange: Exchange
+    replica: Replica
+    tried: int
+    _answer: Answer
+    _pool: "Pool"
+    _open: bool = True
 
     async def read(self) -> bytes:
         """Return what has arrived; b"" at the end. Raises as `Answer.read` does."""
@@ -247,7 +249,7 @@ class Pool:
                 raise
             if answer.status in SICK:
                 self.failed(replica, f"answered {answer.status}")
-            return Opened(self, answer, exchange, replica, len(tried))
+            return Opened(answer.status, answer.headers, exchange, replica, len(tried), answer, self)
 
     async def count(self, text: str, model: str) -> int | None:
         """Have the backend's own tokenizer count a text's tokens; None where it has none or does not answer."""

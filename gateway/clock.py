@@ -42,7 +42,6 @@ class SystemClock:
         return time_ns() // 1000
 
 
-
 def format_instant(instant_us: int) -> str:
     """Write an instant (UTC epoch microseconds) in RFC 3339, to the second: 2026-11-01T00:00:00Z."""
     return datetime.fromtimestamp(instant_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -11,10 +11,11 @@ import math
 import socket
 from typing import Protocol, cast
 
+import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from backends.errors import BackendError, BadAnswer, Disconnected, TimedOut, Unreachable
-from backends.transport.seam import Answer, Buffer, Origin, Take, Timeouts
+from backends.transport.seam import Buffer, Origin, Take, Timeouts, whole
 
 BUFFERED_BYTES_MAX = 256 * 1024  # reading pauses above it, until the answer's reader has taken everything
 HEAD_BYTES_MAX = 64 * 1024  # the head; also trailers and chunk extensions between two pieces of body
@@ -35,30 +36,31 @@ class Keeper(Protocol):
         ...
 
 
-class DirectAnswer(Answer):
-    """The answer to one exchange (`seam.Answer`). Outlives its connection's part in it: bytes that came can still be read."""
+class DirectAnswer(msgspec.Struct, eq=False):
+    """The answer to one exchange (`seam.Answer`). Outlives its connection's part in it: bytes that came can still be read.
 
-    __slots__ = (
-        "begun", "buffered", "connection", "ended", "error", "headed", "headers", "is_head",
-        "limit_s", "phase", "pieces", "raised", "status", "take", "timeouts", "total_at", "unread_bytes", "waiter",
-    )  # fmt: skip
+    `begun`: a byte has come; `headed`: the head is whole; `ended`: the body has ended properly. `unread_bytes` have brought neither head nor body
+    yet. `take` gets what arrives, at once; `raised` is what it raised.
+    """
 
-    def __init__(self, connection: "Connection", timeouts: Timeouts, *, is_head: bool, total_at: float) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.connection: Connection | None = connection
-        self.timeouts = timeouts
-        self.is_head = is_head
-        self.total_at = total_at
-        self.begun = self.headed = self.ended = False  # a byte has come; the head is whole; the body has ended properly
-        self.error: BackendError | None = None
-        self.pieces: list[bytes] = []
-        self.buffered = 0
-        self.unread_bytes = 0  # bytes that have brought neither head nor body yet
-        self.waiter: asyncio.Future[None] | None = None
-        self.take: Take | None = None  # who gets what arrives, at once
-        self.raised: Exception | None = None  # by whoever took
-        self.phase, self.limit_s = "first_byte", timeouts.first_byte_s
+    connection: "Connection | None"
+    timeouts: Timeouts
+    is_head: bool
+    total_at: float
+    limit_s: float
+    phase: str = "first_byte"
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = []
+    begun: bool = False
+    headed: bool = False
+    ended: bool = False
+    error: BackendError | None = None
+    pieces: list[bytes] = []
+    buffered: int = 0
+    unread_bytes: int = 0
+    waiter: asyncio.Future[None] | None = None
+    take: Take | None = None
+    raised: Exception | None = None
 
     async def read(self) -> bytes:
         """Return what has arrived since the last call (`seam.Answer.read`)."""
@@ -80,9 +82,11 @@ class DirectAnswer(Answer):
 
     async def whole(self, bytes_max: int) -> bytes | None:
         """Return the body to its end (`seam.Answer.whole`); most have come by now, at once with their heads."""
-        if self.ended and len(self.pieces) == 1 and self.buffered <= bytes_max:
-            return await self.read()
-        return await super().whole(bytes_max)
+        pieces = self.pieces
+        if self.ended and len(pieces) == 1 and self.buffered <= bytes_max:
+            self.buffered = 0
+            return pieces.pop()
+        return await whole(self, bytes_max)
 
     async def pump(self, take: Take) -> bool:
         """Have what arrives handed over by the parser's own call, without waking anybody (`seam.Answer.pump`)."""
@@ -322,7 +326,11 @@ class Connection(asyncio.Protocol):
         if answer.buffered == before and not self._bounded(answer, data):
             return
         if answer.take is not None and answer.pieces and answer.deliver(answer.take) and not answer.ended and self.answer is answer:
-            self._more_due(answer)
+            at = self.loop.time() + answer.timeouts.idle_s  # the server has its time anew for what comes next; over all, no more than there is
+            if at < answer.total_at:
+                self.deadline = at
+            else:
+                answer.phase, answer.limit_s, self.deadline = "total", answer.timeouts.total_s or 0.0, answer.total_at
             return
         if answer.ended:
             self._finish(answer)
@@ -331,14 +339,6 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
         if answer.headed:
             answer.wake()
-
-    def _more_due(self, answer: DirectAnswer) -> None:
-        """Give the server its time anew for what comes next; over all, no more than there is."""
-        at = self.loop.time() + answer.timeouts.idle_s
-        if at < answer.total_at:
-            self.deadline = at
-        else:
-            answer.phase, answer.limit_s, self.deadline = "total", answer.timeouts.total_s or 0.0, answer.total_at
 
     def _bounded(self, answer: DirectAnswer, data: bytes) -> bool:
         """Count bytes that are not body; drop a server that sends them without end."""

@@ -53,7 +53,7 @@ class DirectTransport:
         while True:
             if connection is None:
                 connection = await self._connect(loop, exchange, total_at)
-            answer = DirectAnswer(connection, timeouts, is_head=exchange.method == "HEAD", total_at=total_at)
+            answer = DirectAnswer(connection, timeouts, exchange.method == "HEAD", total_at, timeouts.first_byte_s)
             try:
                 await connection.send(answer, head, exchange.body, length)
                 return answer

@@ -62,14 +62,7 @@ class Answer(Protocol):
 
     async def whole(self, bytes_max: int) -> bytes | None:
         """Return the body to its proper end; None, and the exchange is given up, when it is longer than that. Raises as `read` does."""
-        parts, size = [], 0
-        while data := await self.read():
-            parts.append(data)
-            size += len(data)
-            if size > bytes_max:
-                self.abort()
-                return None
-        return b"".join(parts)
+        return await whole(self, bytes_max)
 
     async def pump(self, take: Take) -> bool:
         """Hand over what arrives, as it arrives, until `take` wants no more (False) or the body has ended properly (True).
@@ -84,6 +77,18 @@ class Answer(Protocol):
     def abort(self) -> None:
         """Give the exchange up now: the connection is closed, the server sees it go. Harmless after the end, and when called twice."""
         ...
+
+
+async def whole(answer: Answer, bytes_max: int) -> bytes | None:
+    """Read a body to its end (`Answer.whole`)."""
+    parts, size = [], 0
+    while data := await answer.read():
+        parts.append(data)
+        size += len(data)
+        if size > bytes_max:
+            answer.abort()
+            return None
+    return b"".join(parts)
 
 
 class Transport(Protocol):

@@ -159,15 +159,12 @@ class Claims:
         return False
 
 
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """Credits put aside for one request; `account.settle` or `account.release` ends it. `parts` by purse, the order they are used up in."""
 
-    __slots__ = ("amount_ncr", "claims", "parts")
-
-    def __init__(self, claims: Claims, amount_ncr: int, parts: list[tuple[Purse, int]]) -> None:
-        self.claims = claims
-        self.amount_ncr = amount_ncr
-        self.parts = parts
+    claims: Claims
+    amount_ncr: int
+    parts: list[tuple[Purse, int]]
 
     def named(self) -> dict[str, int] | None:
         """Write it for the journal, by purse and ceiling; None: all from the tenant's own."""

@@ -8,7 +8,6 @@ of an answer has been metered for it.
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -124,18 +123,19 @@ class Stream:
         self.attempt = settler.attempt
         self.broken: BackendError | None = None  # what came is no stream
         self._monotonic_s = services.clock.monotonic_s
+        self._put: Callable[[bytes], bool]
         self._progress_s = 0.0  # when the journal is next told what was used so far
         call = settler.reserved.admitted.received.call
         self.tap = StreamTap(strip_usage=not call.wants_usage, drop_continuous=b"continuous_usage_stats" not in _options(call.members))
 
     async def run(self, out: bytes, client: Client) -> None:
         """Relay from the second segment on, to the settled end."""
-        tap = self.tap
+        tap, self._put = self.tap, client.put
         self._progress_s = self._monotonic_s() + PROGRESS_EVERY_S
         if out:
             await client.write(out)
         while not tap.over:
-            if await self.answer.pump(partial(self._took, client.put)):
+            if await self.answer.pump(self._took):
                 if out := tap.close():
                     await client.write(out)
                 break
@@ -149,14 +149,14 @@ class Stream:
         await client.end(tap.tail(cost_members(settled)))
         await self._finish()
 
-    def _took(self, put: Callable[[bytes], bool], data: bytes) -> bool:
+    def _took(self, data: bytes) -> bool:
         """Pass on what has arrived; False: the client's socket is full, or there is nothing more to come."""
         try:
             out = self.tap.feed(data)
         except BackendError as error:
             self.broken = error
             return False
-        room = put(out) if out else True
+        room = self._put(out) if out else True
         if self._monotonic_s() > self._progress_s:
             self._progress_s = self._monotonic_s() + PROGRESS_EVERY_S
             self._progress()

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from backends.provider import Usage
 from billing.credits.purse import Cover
 from billing.errors import Invalid, RateMissing
@@ -61,51 +63,30 @@ def charge(meter: Meter, card: Rate, failed: Callable[[], None], *, lane: str = 
             meter = Meter(**{bucket: getattr(meter, bucket) for bucket in BUCKETS if bucket != error.bucket})
 
 
-class Settler:
+class Settler(msgspec.Struct, eq=False):
     """Ends one reservation. `attempts` counts upstream attempts, `queue_us` the wait for slots, `first_us` is when the first byte went to the client,
     `out` says that a backend has the request now, `used_weight` is what the fair queue is told, `upstream_s` the time spent waiting for backends.
     `tier` is the service tier that is bought upstream, `flex` says that the vendor's cheap one may be. `place` is the slot it has, `begun` says that a
-    stream's answer was begun while it waited.
+    stream's answer was begun while it waited. `deferred` counts the tasks that have this to end.
     """
 
-    __slots__ = (
-        "attempt",
-        "attempts",
-        "begun",
-        "deferred",
-        "dispatched",
-        "ended",
-        "first_us",
-        "flex",
-        "out",
-        "place",
-        "queue_us",
-        "reserved",
-        "sent_s",
-        "services",
-        "tier",
-        "upstream_s",
-        "used_weight",
-    )
-
-    def __init__(self, services: "Services", reserved: Reserved) -> None:
-        self.services = services
-        self.reserved = reserved
-        self.attempt: Attempt | None = None
-        self.attempts = 0
-        self.queue_us = 0
-        self.first_us: int | None = None
-        self.dispatched = False
-        self.deferred = 0  # how many tasks have this to end
-        self.ended = False
-        self.out = False
-        self.used_weight = 0
-        self.sent_s = 0.0
-        self.upstream_s = 0.0
-        self.place: Place | None = None
-        self.begun = False
-        self.flex = True
-        self.tier: str | None = None
+    services: "Services"
+    reserved: Reserved
+    attempt: "Attempt | None" = None
+    attempts: int = 0
+    queue_us: int = 0
+    first_us: int | None = None
+    dispatched: bool = False
+    deferred: int = 0
+    ended: bool = False
+    out: bool = False
+    used_weight: int = 0
+    sent_s: float = 0.0
+    upstream_s: float = 0.0
+    place: Place | None = None
+    begun: bool = False
+    flex: bool = True
+    tier: str | None = None
 
     def tier_at(self, attempt: "Attempt") -> str | None:
         """Return the service tier that is bought upstream: the client's, or the cheap one for a slow request; None for a backend that has none."""
