@@ -36,7 +36,7 @@ env: .venv/.dev ## Install everything a developer needs into .venv
 
 test: .venv/.dev ## Install what the tests need and run them: real llama.cpp server, real PostgreSQL (ARGS="-k name")
 ifeq ($(strip $(ARGS)),)
-	@$(BIN)/python -m pytest -m "not vllm" tests/chaos tests/contract tests/e2e
+	@$(BIN)/python -m pytest -m "not vllm" -n auto --maxprocesses 4 --dist loadfile tests/chaos tests/contract tests/e2e
 	@$(BIN)/python -m pytest -m "not vllm" -n auto --dist loadfile tests/unit tests/property tests/tidy
 else
 	@$(BIN)/python -m pytest -m "not vllm" $(ARGS)

@@ -294,8 +294,8 @@ class Recorder:
         self._settle_accounts(booked, standings)
         self._journal.sweep()
         ended = time.monotonic()
-        # Flushes take a tenth of the time at most where few events come: what many tenants cost a flush is shared by more of them then.
-        self._pace_s = max(self._flush_s, min(PACE_S_MAX, 9 * (ended - begun))) if self._flush_s else 0.0
+        # Flushes take a twentieth of the time at most where few events come: what many tenants cost a flush is shared by more of them then.
+        self._pace_s = max(self._flush_s, min(PACE_S_MAX, 19 * (ended - begun))) if self._flush_s else 0.0
         if ended - self._synced_at >= SYNC_S:
             self._tell(self._journal.sync)
             self._synced_at = ended

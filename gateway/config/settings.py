@@ -74,7 +74,7 @@ class LanesSettings(Section):
 class BooksSettings(Section):
     """How usage reaches the database."""
 
-    flush_ms: int = Field(50, ge=1, le=10_000, description="usage waits this long for the database, or up to 0.5 s where writing takes a tenth of the time")
+    flush_ms: int = Field(50, ge=1, le=10_000, description="usage waits this long for the database, or up to 0.5 s where writing takes a twentieth of the time")
     flush_events_max: int = Field(5000, ge=1, le=100_000, description="at most so many usage events in one transaction; a backlog makes them this large")
     backlog_max: int = Field(200_000, ge=1, description="past so many unwritten events new work is refused with 503")
     journal_bytes_max: int = Field(2**30, ge=2**20, description="past this size of the journal new work is refused with 503")

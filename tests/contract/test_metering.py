@@ -1,6 +1,7 @@
 """What is charged when usage is said by halves, late, wrongly or not at all: never less than what was produced, never what was not."""
 
 import asyncio
+import json
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -12,9 +13,12 @@ import pytest
 
 from backends.errors import BadAnswer
 from backends.stream import StreamTap
+from backends.tokens import TEMPLATE_TOKENS
+from billing.operations import keys
+from billing.usage.records import Dispatched
 from gateway.lanes.queue import Ticket
 from gateway.lanes.standing import Lane
-from tests.house import House, open_house
+from tests.house import TENANT, House, open_house
 from tests.real.upstream import CLOSE, RESET, STALL, STREAM_END, STREAM_HEAD, ScriptedUpstream, Step, Wait, answer, delta, event, json_answer, usage
 
 MESSAGES = [{"role": "user", "content": "x"}]
@@ -119,6 +123,38 @@ async def test_several_prompts_are_counted_where_the_server_says_one_of_them(hou
     await house.post("/v1/completions", {"model": "local", "prompt": ["word " * 100] * 3, "max_tokens": 2})
     [booked] = await house.events(1)
     assert (booked.source, booked.input, booked.output) == ("estimated", 300, 3)
+
+
+async def test_dispatch_and_event_say_who_asked_for_what_and_when(house: House, scripted_upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are written by position: a swap of two texts would go unseen by types."""
+    scripted_upstream.script = (chat_answer({"content": "hi"}, said=usage(7, 3)),)
+    services, sent = house.services, list[Dispatched]()
+    issued = keys.issue_key(services.database, services.hasher, tenant_id=TENANT, project="lab", now_us=services.clock.now_us())
+    told = services.recorder.dispatched
+
+    def tell(record: Dispatched) -> None:
+        sent.append(record)
+        told(record)
+
+    monkeypatch.setattr(services.recorder, "dispatched", tell)
+    before_us = services.clock.now_us()
+    body = {"model": "m", "messages": MESSAGES, "max_tokens": 9}
+    response = await house.client.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {issued.secret}"})
+    after_us = services.clock.now_us()
+    [booked], [record] = await house.events(1), sent
+    account, priced = services.accounts.get(TENANT), services.tariff.card.at("m", after_us)
+    assert account is not None and priced is not None and response.status_code == 200
+    for said in (booked, record):
+        assert (said.id, said.tenant_id, said.key_id, said.project) == (response.headers["x-weir-event"], TENANT, issued.id, "lab")
+        assert (said.model, said.backend, said.upstream_model, said.endpoint) == ("m", "m", "upstream-m", "chat/completions")
+        assert (said.lane, said.stream, said.rate_id, said.service_tier) == ("fast", False, priced.rate.id, None)
+        assert (said.day_us, said.period_us) == (account.day_at(after_us), account.period_us)
+    assert before_us <= record.started_us == booked.started_us <= booked.ended_us <= after_us
+    assert (record.covered, record.held) == (True, None)
+    assert record.prompt_estimate == (TEMPLATE_TOKENS + len(json.dumps(MESSAGES, separators=(",", ":")))) // 4
+    assert (booked.status, booked.outcome, booked.source, booked.attempts, booked.queue_ms, booked.ttft_us) == (200, "complete", "reported", 1, 0, None)
+    assert (booked.input, booked.output, booked.requests) == (7, 3, 1)
+    assert booked.charge_ncr == booked.cover_ncr == booked.covered_ncr > 0
 
 
 async def test_token_ids_are_counted(house: House, scripted_upstream: ScriptedUpstream) -> None:

@@ -1,11 +1,13 @@
 """However a stream is cut into segments, the client gets the same bytes, and gets each event as soon as it is whole."""
 
+import json
 from itertools import pairwise
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.sse import text_of
 from backends.stream import StreamTap
 
 texts = st.text(max_size=12) | st.sampled_from(['"usage"', "[DONE]", '"error"', "data: x\n\n", "\u4f60\u597d", "\\"])
@@ -82,3 +84,22 @@ def test_nothing_is_changed_where_nothing_is_withheld(contents: list[str], cut: 
     tap = StreamTap(strip_usage=True, drop_continuous=True)
     assert b"".join([tap.feed(whole[at : at + cut]) for at in range(0, len(whole), cut)]) == whole
     assert tap.text() == "".join(contents)
+
+
+deltas = st.one_of(
+    texts.map(lambda text: ({"content": text}, text)),
+    texts.map(lambda text: ({"content": text, "reasoning_content": None}, text)),
+    texts.map(lambda text: ({"reasoning_content": "thought", "content": text}, "thought" + text)),
+    st.just(({"role": "assistant"}, "")),
+    st.just(({"content": None}, "")),
+)
+
+
+@given(st.lists(st.lists(deltas, max_size=2), max_size=8), st.booleans(), st.booleans())
+def test_the_text_of_events_is_the_same_whatever_else_is_among_them(choices: list[list[tuple[dict[str, str | None], str]]], spaced: bool, odd: bool) -> None:
+    separators = (", ", ": ") if spaced else (",", ":")
+    written = [
+        b"data: %b\n\n" % json.dumps({"choices": [{"delta": delta, "index": 0} for delta, _ in several]}, ensure_ascii=spaced, separators=separators).encode()
+        for several in choices
+    ]
+    assert text_of(b"".join([*written, b": ping\n\n" if odd else b""])) == "".join([text for several in choices for _, text in several])

@@ -74,7 +74,7 @@ async def test_a_provider_that_cannot_write_a_request_leaves_nothing_in_flight()
     pool = pool_of(ScriptedTransport())
     broken = call_of(b'{"model":"public","messages":[]}')
     broken.members = None  # type: ignore[assignment]
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         await pool.open(broken, "m")
     assert (pool.inflight, pool.replicas[0].failures) == (0, 0)
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.telemetry.logs import JsonFormatter, TextFormatter, configure_logging
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics import FRESH_MAX, Metrics
 
 PROMISED = """weir_requests weir_request_duration_seconds weir_time_to_first_token_seconds weir_overhead_seconds weir_inflight_requests weir_tokens
 weir_queue_wait_seconds weir_lane_tenants weir_refusals weir_backend_up weir_backend_attempts weir_holds_open weir_settle_failures
@@ -47,6 +47,16 @@ def test_a_duration_on_a_bound_counts_in_that_bucket_and_buckets_are_cumulative(
     counts = {dict(labels)["le"]: value for (name, labels), value in found.items() if name == "weir_queue_wait_seconds_bucket"}
     assert (counts["0.005"], counts["0.25"], counts["0.5"], counts["640"], counts["+Inf"]) == (1, 1, 2, 2, 3)
     assert found["weir_queue_wait_seconds_sum", (("lane", "slow"),)] == pytest.approx(9999.305)
+
+
+def test_no_duration_is_lost_however_many_there_are_and_whenever_it_is_scraped() -> None:
+    metrics = Metrics()
+    for number in range(3 * FRESH_MAX + 7):
+        metrics.queue_wait.observe(("fast",), number % 3 / 10)  # none, 0.1 and 0.2 s
+        if number in (5, FRESH_MAX):
+            samples(metrics)
+    found = {dict(labels)["le"]: value for (name, labels), value in samples(metrics).items() if name == "weir_queue_wait_seconds_bucket"}
+    assert (found["0.005"], found["0.1"], found["+Inf"]) == (FRESH_MAX + 3, 2 * FRESH_MAX + 5, 3 * FRESH_MAX + 7)
 
 
 def test_a_watched_figure_is_read_when_it_is_scraped() -> None:
