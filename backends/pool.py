@@ -383,13 +383,12 @@ class Pool:
 
     def _take(self, tried: list[str]) -> Replica | None:
         now_s, candidates = self._monotonic_s(), self.replicas
-        if len(candidates) > 1 or tried:
+        replica = candidates[0]
+        if tried or len(candidates) > 1 or replica.draining or replica.ejected_until_s > now_s:
             candidates = [item for item in candidates if health.usable(item, now_s) and item.name not in tried]
-        elif not health.usable(candidates[0], now_s):
-            return None
-        if not candidates:
-            return None
-        replica = candidates[0] if len(candidates) == 1 else self._picker.pick(candidates)
+            if not candidates:
+                return None
+            replica = candidates[0] if len(candidates) == 1 else self._picker.pick(candidates)
         replica.inflight += 1
         return replica
 

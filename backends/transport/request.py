@@ -56,10 +56,11 @@ def _kept_lines(method: str, path: str, origin: Origin, headers: tuple[tuple[str
 
 
 def _lines(headers: tuple[tuple[str, str], ...], known: Container[str] = _names_seen) -> str:
-    for name, _ in headers:
+    lines = ""
+    for name, value in headers:
         if name not in known:
             _check_name(name)
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        lines += f"{name}: {value}\r\n"
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
         raise ValueError("a header value or host holds a CR, LF or NUL")
     return lines

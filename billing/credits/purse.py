@@ -104,7 +104,7 @@ class Claims:
     def free_ncr(self) -> int:
         """What a new hold may take in this process."""
         if (only := self.only) is not None:
-            return only.free_ncr
+            return only.lease_ncr - only.unflushed_ncr - only.held_ncr - only.returning_ncr
         free = sum([max(0, purse.free_ncr) for purse in self.purses]) if len(self.purses) != 1 else self.purses[0].free_ncr
         return min([free, *(ceiling.free_ncr for ceiling in self.ceilings)]) if self.ceilings else free
 
@@ -153,6 +153,8 @@ class Claims:
 
     def low(self) -> bool:
         """Tell whether half of what the last draw brought is gone while the books have more: time to ask before anybody has to wait."""
+        if (only := self.only) is not None:
+            return only.available_ncr > 0 and only.lease_ncr - only.unflushed_ncr - only.held_ncr - only.returning_ncr < only.asked_ncr >> 1
         for part in self.purses + self.ceilings if self.ceilings else self.purses:  # noqa: SIM110 - any() with a generator costs three times this, at every request
             if part.available_ncr > 0 and part.free_ncr < part.asked_ncr >> 1:
                 return True

@@ -9,11 +9,11 @@ event that the disk refused counts as open until it is written or booked, so tha
 
 import logging
 import time
-import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
+from zlib import crc32
 
 import msgspec
 
@@ -33,6 +33,8 @@ MEND_EVERY_S = 5.0
 CLOSE_S_MAX = 5.0
 
 Durability = Literal["process", "disk"]
+
+_pack = HEADER.pack
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +274,7 @@ class Journal:
 
     def _append(self, record: Record) -> None:
         payload = self._encode(record)
-        data = HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+        data = _pack(len(payload), crc32(payload)) + payload
         segment = self._live
         if self._closed:
             raise OSError(0, "the journal is closed")

@@ -35,7 +35,7 @@ _limit = lru_cache(4096)(format_credits)  # a plan's allowance, the same in answ
 
 def whole(services: "Services", settler: Settler, settled: Settled) -> bytes:
     """Write the head of an answer that is known whole, its cost included."""
-    return (_known(services, settler) + _served(services, settler) + _WHOLE % format_credits(settled.charge_ncr)).encode()
+    return (_known(services, settler) + _served(services, settler) + _WHOLE % settled.cost).encode()
 
 
 def stream(services: "Services", settler: Settler) -> bytes:

@@ -55,9 +55,10 @@ async def relay_whole(services: "Services", settler: Settler, answer: Answer, cl
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadAnswer(f"answered 200 with {len(body)} bytes that are no JSON object") from error
     heard = said(settler.reserved, attempt, members.get("usage"), final=True, tier=members.get("service_tier") if settler.tier is not None else None)
-    usage = heard.usage if heard.complete else await estimate(settler.reserved, attempt, text_of_answer(body), heard)
+    complete = heard.complete
+    usage = heard.usage if complete else await estimate(settler.reserved, attempt, text_of_answer(body), heard)
     settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
-    settled = settler.settle(Relayed(usage=usage, source="reported" if heard.complete else "estimated", outcome="complete", status=200))
+    settled = settler.settle(Relayed(usage=usage, source="reported" if complete else "estimated", outcome="complete", status=200))
     body = with_cost(body, members, cost_members(settled))
     if (waiting := services.recorder.durable()) is not None:
         await waiting
@@ -218,7 +219,7 @@ def cost_members(settled: Settled) -> bytes:
     Where we counted because the server did not say, or did not say all, the tokens that were charged are in it too.
     """
     counted = b"" if settled.source == "reported" else b',"input_tokens":%d,"output_tokens":%d' % (settled.input, settled.output)
-    cost = format_credits(settled.charge_ncr)
+    cost = settled.cost
     covered = cost if settled.cover_ncr == settled.charge_ncr else format_credits(settled.cover_ncr)
     return b'"cost":%b,"cost_details":{"unit":"credits","lane":"%b","paid_from_credits":%b,"usage_source":"%b"%b}' % (
         cost.encode(),

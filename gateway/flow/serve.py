@@ -38,9 +38,10 @@ async def serve(services: "Services", endpoint: Endpoint, caller: Caller) -> Non
         body = await caller.body(services.body_bytes_max, services.body_timeout_s)
         call, wish = read_call(body, endpoint, request_id)
         model = call.model if call.model in services.models else ""  # no client makes up names for series
-        session, traceparent = headers.get(b"x-session-id"), headers.get(b"traceparent")
-        call.session = session.decode("latin-1") if session else None
-        call.traceparent = traceparent.decode("latin-1") if traceparent and names.is_traceparent(traceparent) else None
+        if session := headers.get(b"x-session-id"):
+            call.session = session.decode("latin-1")
+        if (traceparent := headers.get(b"traceparent")) and names.is_traceparent(traceparent):
+            call.traceparent = traceparent.decode("latin-1")
         received = Received(principal=principal, shown_id=shown_id, call=call, wish=wish, at_us=at_us, at_s=at_s)
         settler = await caller.while_there(run(services, received, caller))
         if settler is not None:

@@ -16,6 +16,7 @@ from backends.provider import Usage
 from billing.credits.purse import Cover
 from billing.errors import Invalid, RateMissing
 from billing.meter import BUCKETS, Meter, check, input_total
+from billing.money import format_credits
 from billing.rating import Rate, rate, tier_charged
 from billing.usage.event import UsageEvent
 from billing.usage.records import Dispatched, Progress
@@ -147,7 +148,8 @@ class Settler(msgspec.Struct, eq=False):
         if admitted.limits:
             spend(admitted.limits, tokens_in + tokens_out, now_us)
         services.metrics.settled(admitted.received.call.model, self.attempt.backend if self.attempt else "", meter, relayed.source)
-        return Settled(charge_ncr=charge_ncr, cover_ncr=cover.ncr, lane=lane, source=relayed.source, input=tokens_in, output=tokens_out)
+        cost = format_credits(charge_ncr)
+        return Settled(charge_ncr=charge_ncr, cost=cost, cover_ncr=cover.ncr, lane=lane, source=relayed.source, input=tokens_in, output=tokens_out)
 
     def defer(self, ending: Coroutine[Any, Any, None]) -> None:
         """Let a task of the gateway's own end this, because nobody can wait for it; shutdown waits for that task."""

@@ -86,9 +86,10 @@ class Relayed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """What it cost, in ncr, and what of that the tenant's credits paid; `input` and `output` are the tokens that were charged."""
+    """What it cost, in ncr and as text in credits, and what of that the tenant's credits paid; `input` and `output` are the tokens that were charged."""
 
     charge_ncr: int
+    cost: str
     cover_ncr: int
     lane: Lane
     source: str

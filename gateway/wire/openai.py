@@ -91,12 +91,12 @@ def _wish(members: dict[str, msgspec.Raw], endpoint: Endpoint) -> Wish:
     tier = member(members, "service_tier", str) if "service_tier" in members else None
     if endpoint == "embeddings":
         return Wish(prompts=_prompts(members["input"]), choices=1, output_max=0, service_tier=tier)
-    choices, prompts = _count(members, "n", CHOICES_MAX) or 1, 1
+    choices, prompts = (_count(members, "n", CHOICES_MAX) or 1) if "n" in members else 1, 1
     if endpoint == "completions":
         prompts = _prompts(members["prompt"])
-        choices = prompts * max(choices, _count(members, "best_of", CHOICES_MAX) or 1)
-    limit = _count(members, "max_completion_tokens", OUTPUT_TOKENS_MAX)
-    legacy = _count(members, "max_tokens", OUTPUT_TOKENS_MAX)
+        choices = prompts * max(choices, (_count(members, "best_of", CHOICES_MAX) or 1) if "best_of" in members else 1)
+    limit = _count(members, "max_completion_tokens", OUTPUT_TOKENS_MAX) if "max_completion_tokens" in members else None
+    legacy = _count(members, "max_tokens", OUTPUT_TOKENS_MAX) if "max_tokens" in members else None
     if limit is not None and legacy is not None and limit != legacy:  # servers differ in which of them they obey
         raise BadRequest(f"`max_completion_tokens` is {limit} and `max_tokens` is {legacy}: send one of them.", param="max_tokens")
     return Wish(prompts=prompts, choices=choices, output_max=legacy if limit is None else limit, service_tier=tier)
@@ -111,7 +111,7 @@ def _prompts(raw: msgspec.Raw) -> int:
 
 
 def _count(members: dict[str, msgspec.Raw], name: str, most: int) -> int | None:
-    value = member(members, name, int) if name in members else None
+    value = member(members, name, int)
     if value is not None and not 0 <= value <= most:
         raise BadRequest(f"`{name}` is {value}; it must be between 0 and {most}.", param=name)
     return value
