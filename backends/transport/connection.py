@@ -11,7 +11,6 @@ import math
 import socket
 from typing import Protocol, cast
 
-import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from backends.errors import BackendError, BadAnswer, Disconnected, TimedOut, Unreachable
@@ -36,31 +35,26 @@ class Keeper(Protocol):
         ...
 
 
-class DirectAnswer(msgspec.Struct, eq=False):
-    """The answer to one exchange (`seam.Answer`). Outlives its connection's part in it: bytes that came can still be read.
+class DirectAnswer:
+    """The answer to one exchange (`seam.Answer`). Outlives its connection's part in it: bytes that came can still be read."""
 
-    `begun`: a byte has come; `headed`: the head is whole; `ended`: the body has ended properly. `unread_bytes` have brought neither head nor body
-    yet. `take` gets what arrives, at once; `raised` is what it raised.
-    """
+    __slots__ = (
+        "begun", "buffered", "connection", "ended", "error", "headed", "headers", "is_head",
+        "limit_s", "phase", "pieces", "raised", "status", "take", "timeouts", "total_at", "unread_bytes", "waiter",
+    )  # fmt: skip
 
-    connection: "Connection | None"
-    timeouts: Timeouts
-    is_head: bool
-    total_at: float
-    limit_s: float
-    phase: str = "first_byte"
-    status: int = 0
-    headers: list[tuple[bytes, bytes]] = []
-    begun: bool = False
-    headed: bool = False
-    ended: bool = False
-    error: BackendError | None = None
-    pieces: list[bytes] = []
-    buffered: int = 0
-    unread_bytes: int = 0
-    waiter: asyncio.Future[None] | None = None
-    take: Take | None = None
-    raised: Exception | None = None
+    def __init__(self, connection: "Connection", timeouts: Timeouts, *, is_head: bool, total_at: float) -> None:
+        self.status = self.buffered = self.unread_bytes = 0  # the last: bytes that have brought neither head nor body yet
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.connection: Connection | None = connection
+        self.timeouts, self.is_head, self.total_at = timeouts, is_head, total_at
+        self.begun = self.headed = self.ended = False  # a byte has come; the head is whole; the body has ended properly
+        self.error: BackendError | None = None
+        self.pieces: list[bytes] = []
+        self.waiter: asyncio.Future[None] | None = None
+        self.take: Take | None = None  # who gets what arrives, at once
+        self.raised: Exception | None = None  # by whoever took
+        self.phase, self.limit_s = "first_byte", timeouts.first_byte_s
 
     async def read(self) -> bytes:
         """Return what has arrived since the last call (`seam.Answer.read`)."""
@@ -180,23 +174,19 @@ class Connection(asyncio.Protocol):
 
     # -- exchange ---------------------------------------------------------------------------------------------------------
 
-    async def send(self, answer: DirectAnswer, head: bytes, body: tuple[Buffer, ...], length: int) -> None:
-        """Write a request and wait for the answer's head. Raises as `seam.Transport.open` does."""
+    def begin(self, answer: DirectAnswer, head: bytes, body: tuple[Buffer, ...], length: int) -> bool:
+        """Write a request; False: its body is large, and `send_slices` is to write it. Raises `Unreachable`."""
         if self.lost:
             answer.connection = None
             raise Unreachable(f"{self.origin.host}:{self.origin.port} closed the connection at once")
         self.answer, self.keep = answer, False
-        if length <= JOINED_BYTES_MAX:
-            self.transport.write(b"".join((head, *body)) if body else head)
-        else:
+        if length > JOINED_BYTES_MAX:
             self.transport.write(head)
-            await self._send_slices(answer, body)
-        while not answer.headed:
-            if answer.error is not None:
-                raise answer.error
-            await answer.wait("first_byte", answer.timeouts.first_byte_s)
+            return False
+        self.transport.write(b"".join((head, *body)) if body else head)
+        return True
 
-    async def _send_slices(self, answer: DirectAnswer, body: tuple[Buffer, ...]) -> None:
+    async def send_slices(self, answer: DirectAnswer, body: tuple[Buffer, ...]) -> None:
         """Write a large body as fast as the socket takes it; an answer that comes first ends the sending (RFC 9112, 9.5)."""
         self.sending = True  # and stays so when we stop early: the connection is then good for nothing else
         for part in body:

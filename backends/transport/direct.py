@@ -53,9 +53,14 @@ class DirectTransport:
         while True:
             if connection is None:
                 connection = await self._connect(loop, exchange, total_at)
-            answer = DirectAnswer(connection, timeouts, exchange.method == "HEAD", total_at, timeouts.first_byte_s)
+            answer = DirectAnswer(connection, timeouts, is_head=exchange.method == "HEAD", total_at=total_at)
             try:
-                await connection.send(answer, head, exchange.body, length)
+                if not connection.begin(answer, head, exchange.body, length):
+                    await connection.send_slices(answer, exchange.body)
+                while not answer.headed:
+                    if answer.error is not None:
+                        raise answer.error
+                    await answer.wait("first_byte", timeouts.first_byte_s)
                 return answer
             except Unreachable:
                 if retried or not connection.used:

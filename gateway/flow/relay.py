@@ -218,16 +218,11 @@ def cost_members(settled: Settled) -> bytes:
 
     Where we counted because the server did not say, or did not say all, the tokens that were charged are in it too.
     """
-    counted = b"" if settled.source == "reported" else b',"input_tokens":%d,"output_tokens":%d' % (settled.input, settled.output)
-    cost = settled.cost
+    cost, source = settled.cost, settled.source
     covered = cost if settled.cover_ncr == settled.charge_ncr else format_credits(settled.cover_ncr)
-    return b'"cost":%b,"cost_details":{"unit":"credits","lane":"%b","paid_from_credits":%b,"usage_source":"%b"%b}' % (
-        cost.encode(),
-        settled.lane.encode(),
-        covered.encode(),
-        settled.source.encode(),
-        counted,
-    )
+    counted = "" if source == "reported" else f',"input_tokens":{settled.input},"output_tokens":{settled.output}'
+    details = f'"unit":"credits","lane":"{settled.lane.text}","paid_from_credits":{covered},"usage_source":"{source}"{counted}'
+    return f'"cost":{cost},"cost_details":{{{details}}}'.encode()
 
 
 def _options(members: dict[str, msgspec.Raw]) -> bytes:
