@@ -35,8 +35,8 @@ class StreamTap:
     """
 
     __slots__ = (
-        "_begun", "_done", "_dropped", "_pending", "_plain", "_raw", "_text", "_usage_event",
-        "drop_continuous", "ended", "error", "events", "over", "service_tier", "strip_usage", "usage",
+        "_begun", "_done", "_dropped", "_events", "_pending", "_plain", "_raw", "_text", "_usage_event",
+        "drop_continuous", "ended", "error", "over", "service_tier", "strip_usage", "usage",
     )  # fmt: skip
 
     def __init__(self, strip_usage: bool, drop_continuous: bool) -> None:
@@ -46,12 +46,12 @@ class StreamTap:
         self.service_tier: msgspec.Raw | None = None  # what stands beside it as the tier that served, in its own event
         self.error: msgspec.Raw | None = None  # the error that the upstream ended its stream with
         self.ended = False  # [DONE] was seen
-        self.events = 0  # events with data, [DONE] not counted
         self.over = False  # ended or failed: nothing that follows is the client's
         self._begun = False  # the first line is one of server-sent events
         self._plain = False  # and nothing is pending
         self._pending = bytearray()  # the beginning of an event whose end has not come; also of the stream until its kind is known
-        self._raw = bytearray()  # events whose text has not been taken out yet
+        self._raw = bytearray()  # events that are not counted, and whose text has not been taken out, yet
+        self._events = 0
         self._text: list[str] = []
         self._usage_event = b""
         self._dropped = b""  # the last event whose usage the client did not see, or saw only inside a choice
@@ -94,6 +94,12 @@ class StreamTap:
             except BadAnswer:
                 return b""
         return self._inspect(rest + (b"\r\n\r\n" if b"\r\n" in rest else b"\n\n"))
+
+    @property
+    def events(self) -> int:
+        """How many events with data came; [DONE] is not counted."""
+        self._compact()
+        return self._events
 
     def text(self) -> str:
         """Return the text produced so far (content, reasoning, refusal, tool calls, legacy text), to estimate a stream that was cut."""
@@ -175,7 +181,7 @@ class StreamTap:
                 self.usage, self._dropped, self.service_tier = usage, event, chunk.service_tier
         elif not chunk.has_choices():
             self.usage, self._usage_event, self.service_tier = usage, event, chunk.service_tier
-            self.events += 1
+            self._events += 1
             event = b""
         else:
             self.usage, self.service_tier = usage, chunk.service_tier
@@ -187,15 +193,16 @@ class StreamTap:
         return event
 
     def _note(self, region: bytes) -> None:
-        """Count what is passed on, and keep it for `text`."""
-        self.events += region.count(b"\ndata:") + region.startswith(b"data:")
+        """Keep what is passed on, for `events` and `text`."""
         self._raw += region
         if len(self._raw) > RAW_BYTES_MAX:
             self._compact()
 
     def _compact(self) -> None:
         if self._raw:
-            self._text.append(text_of(bytes(self._raw)))
+            region = bytes(self._raw)
+            self._events += region.count(b"\ndata:") + region.startswith(b"data:")
+            self._text.append(text_of(region))
             self._raw.clear()
 
 
