@@ -1,11 +1,13 @@
 """Many rows at once: what a flush writes goes to the database in one statement per table, however many rows it has.
 
 A round trip costs PostgreSQL more than a row does, and building a statement with thousands of parameters costs us more than running it.
-So rows are copied in (COPY), and changes come as one array per column, unnested by the server; SQLite, which has no round trips, takes the
-same rows one by one from a prepared statement. Everything runs in the caller's transaction and fails with SQLAlchemy's errors.
+So rows are copied in (COPY), and changes come as one array per column, unnested by the server; SQLite, which has no round trips, takes changes
+one by one from a prepared statement, and rows some dozens at a time: its driver lets go of the interpreter's lock at every step of a statement,
+and beside a busy event loop has to wait for it again each time. Everything runs in the caller's transaction and fails with SQLAlchemy's errors.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -14,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import UserDefinedType
 
 ENGINES = ("postgresql", "sqlite")
+SQLITE_PARAMETERS = 2_700  # of an insert: 64 usage events. Many more rows would take longer to prepare than to insert
 
 
 class _TextArray(UserDefinedType[str]):
@@ -32,14 +35,18 @@ class Insert:
     def __init__(self, table: str, columns: Sequence[str]) -> None:
         named = ", ".join(f'"{column}"' for column in columns)
         self._copy = f"COPY {table} ({named}) FROM STDIN"
-        self._insert = f"INSERT INTO {table} ({named}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names from our code
+        self._insert = f"INSERT INTO {table} ({named}) VALUES "  # noqa: S608 - names from our code
+        self._row = f"({', '.join('?' * len(columns))})"
+        self._at_once = SQLITE_PARAMETERS // len(columns)
 
     def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert the rows. Raises `DBAPIError`, and on SQLite `OverflowError` for a number past 64 bits."""
         if not rows:
             return
         if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(self._insert, list(rows))
+            for start in range(0, len(rows), self._at_once):
+                some = rows[start : start + self._at_once]
+                connection.exec_driver_sql(self._insert + ", ".join([self._row] * len(some)), tuple(chain.from_iterable(some)))
             return
         driver: Any = connection.connection.driver_connection
         try:
