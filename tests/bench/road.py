@@ -1,7 +1,11 @@
 """What Weir's own code does for a request, without sockets: calls of functions, which no noise of the machine touches, and CPU time.
 
 The whole gateway runs in this process; a client's bytes are given to uvicorn's protocol and an instant server's to the transport's connection, as the event
-loop would. `--profile` lists the functions.
+loop would. `--profile` lists the functions. With valgrind the instructions of the processor are counted, which no noise touches either:
+
+    valgrind --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file=/tmp/road python -m tests.bench.road --instructions plain
+
+leaves a file for each thread (`/tmp/road-01` is the event loop's), whose `totals` are of `--count` requests (or streams of 100 chunks).
 """
 
 import argparse
@@ -10,7 +14,9 @@ import cProfile
 import io
 import json
 import logging
+import os
 import pstats
+import subprocess
 import sys
 import tempfile
 import time
@@ -111,6 +117,24 @@ class Road:
             await asyncio.sleep(0)
 
 
+def instrument(turn: str) -> None:
+    """Have callgrind begin to count in this process, or stop."""
+    subprocess.run(["callgrind_control", "-i", turn, str(os.getpid())], check=True, stdout=subprocess.DEVNULL)
+
+
+async def count_instructions(options: argparse.Namespace) -> None:
+    """Have callgrind, under which this runs, count what a warm gateway does for `--count` requests."""
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_house(Path(folder), {"m": BACKEND}, plan={"allowance_ncr": 9 * 10**15}) as house:
+            road = Road(house, stream=options.instructions == "stream")
+            await road.drive(100)
+            settle_heap()
+            instrument("on")
+            await road.drive(options.count)
+            instrument("off")
+
+
 async def measure(options: argparse.Namespace) -> None:
     """Print what a request takes, and with --profile where."""
     logging.disable(logging.CRITICAL)
@@ -143,8 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2000, help="requests a round; a hundredth of it streams")
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="list the N functions that take most")
+    parser.add_argument("--instructions", choices=("plain", "stream"), help="count them, under valgrind")
     options = parser.parse_args()
-    uvloop.run(measure(options))
+    uvloop.run(measure(options) if options.instructions is None else count_instructions(options))
 
 
 if __name__ == "__main__":
