@@ -16,6 +16,7 @@ from backends.replica import Replica
 from backends.sse import UNREADABLE
 from backends.transport.seam import Exchange, Transport
 
+SICK = frozenset((502, 503, 504))  # the server is at fault; a 500 may be the request's
 FAILURES_MAX = 3  # in a row
 BACK_OFF_S = 1.0
 BACK_OFF_S_MAX = 60.0

@@ -10,18 +10,17 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from backends import health
 from backends.config import PRIORITY_PROVIDERS, BackendConfig
 from backends.errors import BackendError, BadAnswer, BadConfig, Saturated, TimedOut, Unreachable
 from backends.health import Facts
 from backends.load import Learner, Load, read_load
+from backends.opened import Opened
 from backends.pickers import build_picker
 from backends.provider import Call, Provider, Target
 from backends.providers import build_provider
 from backends.replica import Replica, replica_at
-from backends.transport.seam import Answer, Exchange, Origin, Take, Timeouts, Transport
+from backends.transport.seam import Origin, Timeouts, Transport
 from backends.vendors import vendor_named
 
 OWN_PROBE_S = 5.0
@@ -33,79 +32,8 @@ LOAD_TIMEOUTS = Timeouts(connect_s=1.0, first_byte_s=1.0, idle_s=1.0, total_s=2.
 LOAD_EVERY_S = 1.0
 MUTE_LOOKS = 3  # in a row, before the log says so: a busy server may be late with its metrics
 COUNT_TIMEOUTS = Timeouts(connect_s=1.0, first_byte_s=2.0, idle_s=2.0, total_s=2.0)  # somebody waits for it: an estimate will do
-SICK = frozenset((502, 503, 504))  # the server is at fault; a 500 may be the request's
 
 log = logging.getLogger("weir.backends")
-
-
-class Opened(msgspec.Struct, eq=False):
-    """An answer whose replica is given back at its end: by reading b"", by an error, or by `abort`. An `Answer` itself.
-
-    `tried`: how many replicas were asked, this one included.
-    """
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    exchange: Exchange
-    replica: Replica
-    tried: int
-    _answer: Answer
-    _pool: "Pool"
-    _open: bool = True
-
-    async def read(self) -> bytes:
-        """Return what has arrived; b"" at the end. Raises as `Answer.read` does."""
-        try:
-            data = await self._answer.read()
-        except BackendError as error:
-            self._lost(error)
-            raise
-        if not data:
-            self._ended()
-        return data
-
-    async def whole(self, bytes_max: int) -> bytes | None:
-        """Return the body to its end (`Answer.whole`). Raises as `Answer.read` does."""
-        try:
-            data = await self._answer.whole(bytes_max)
-        except BackendError as error:
-            self._lost(error)
-            raise
-        if data is None:
-            self._close()
-        else:
-            self._ended()
-        return data
-
-    async def pump(self, take: Take) -> bool:
-        """Hand over what arrives until nobody wants more (False) or the body has ended (True). Raises as `Answer.pump` does."""
-        try:
-            ended = await self._answer.pump(take)
-        except BackendError as error:
-            self._lost(error)
-            raise
-        if ended:
-            self._ended()
-        return ended
-
-    def abort(self) -> None:
-        """Give the exchange up. Harmless after the end, and when called twice; it says nothing about the replica."""
-        self._close()
-        self._answer.abort()
-
-    def _ended(self) -> None:
-        if self._close() and self.status not in SICK:
-            health.answered(self.replica)
-
-    def _lost(self, error: BackendError) -> None:
-        if self._close():
-            self._pool.failed(self.replica, str(error))
-
-    def _close(self) -> bool:
-        was, self._open = self._open, False
-        if was:
-            self.replica.inflight -= 1
-        return was
 
 
 class Pool:
@@ -247,9 +175,9 @@ class Pool:
                         refused = error
                         continue
                 raise
-            if answer.status in SICK:
+            if answer.status in health.SICK:
                 self.failed(replica, f"answered {answer.status}")
-            return Opened(answer.status, answer.headers, exchange, replica, len(tried), answer, self)
+            return Opened(answer.status, answer.headers, exchange, replica, len(tried), answer, self.failed)
 
     async def count(self, text: str, model: str) -> int | None:
         """Have the backend's own tokenizer count a text's tokens; None where it has none or does not answer."""

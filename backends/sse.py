@@ -70,7 +70,8 @@ _produced = msgspec.json.Decoder(_Produced)
 _tier: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string = msgspec.json.Decoder(str)
-_TEXT_ALONE = re.compile(rb'"delta": ?\{"content": ?"((?:[^"\\]++|\\.)*+)"\}')
+_TEXT_ALONE = re.compile(rb'"choices": ?\[\{(?:"index": ?\d+, ?)?"delta": ?\{"content": ?"((?:[^"\\]++|\\.)*+)"\}')
+_OTHER = re.compile(rb'\n(?!data: |\n|\Z)|"(?:message|text)"')  # lines of other kinds, and where else a text may stand
 
 
 def split_events(region: bytes) -> list[bytes]:
@@ -177,7 +178,8 @@ def usage_event(event: bytes, usage: msgspec.Raw) -> bytes:
 
 def text_of(region: bytes) -> str:
     """Return the text that the events of a region produced; events of other shapes add nothing."""
-    if (found := _TEXT_ALONE.findall(region)) and len(found) == region.count(b'"delta"'):  # every delta is a text and nothing else
+    found = _TEXT_ALONE.findall(region)
+    if found and len(found) == region.count(b'"choices"') == region.count(b'"delta"') and _OTHER.search(region) is None:  # each choice is a text, no more
         try:
             return _string.decode(b'"%b"' % b"".join(found))
         except UNREADABLE:

@@ -1,4 +1,4 @@
-"""Many rows at once: what a flush writes goes to the database in one statement per table, however many rows it has.
+"""Many rows at once: what a flush writes goes to the database in a statement or a few per table, however many rows it has.
 
 A round trip costs PostgreSQL more than a row does, and building a statement with thousands of parameters costs us more than running it.
 So rows are copied in (COPY), and changes come as one array per column, unnested by the server; SQLite, which has no round trips, takes changes
@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import UserDefinedType
 
 ENGINES = ("postgresql", "sqlite")
-SQLITE_PARAMETERS = 2_700  # of an insert: 64 usage events. Many more rows would take longer to prepare than to insert
+SQLITE_PARAMETERS = 2_700  # of an insert, at most: 64 usage events. Many more rows would take longer to prepare than to insert
 
 
 class _TextArray(UserDefinedType[str]):
@@ -37,16 +37,19 @@ class Insert:
         self._copy = f"COPY {table} ({named}) FROM STDIN"
         self._insert = f"INSERT INTO {table} ({named}) VALUES "  # noqa: S608 - names from our code
         self._row = f"({', '.join('?' * len(columns))})"
-        self._at_once = SQLITE_PARAMETERS // len(columns)
+        self._at_once = 1 << (SQLITE_PARAMETERS // len(columns)).bit_length() - 1
 
     def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert the rows. Raises `DBAPIError`, and on SQLite `OverflowError` for a number past 64 bits."""
         if not rows:
             return
         if connection.dialect.name == "sqlite":
-            for start in range(0, len(rows), self._at_once):
-                some = rows[start : start + self._at_once]
-                connection.exec_driver_sql(self._insert + ", ".join([self._row] * len(some)), tuple(chain.from_iterable(some)))
+            start, many = 0, self._at_once
+            while start < len(rows):
+                while many > len(rows) - start:  # by powers of two: few texts, all of which the driver keeps prepared
+                    many //= 2
+                connection.exec_driver_sql(self._insert + ", ".join([self._row] * many), tuple(chain.from_iterable(rows[start : start + many])))
+                start += many
             return
         driver: Any = connection.connection.driver_connection
         try:

@@ -16,7 +16,7 @@ Lane = Literal["fast", "slow"]
 
 
 class UsageEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What one request used and costs. Instants in UTC epoch microseconds, amounts in ncr.
+    """What one request used and costs. Instants in UTC epoch microseconds, amounts in ncr. Made by position where requests end: add fields at the end.
 
     `cover_ncr` is the part of `charge_ncr` that credits pay. The rest was served past the credits: in the slow lane it is `excess`
     (not owed), in the fast lane `overage` (invoiced). `purses` says what was taken from where, the amounts of purses sum to `cover_ncr`;

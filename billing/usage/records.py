@@ -17,7 +17,8 @@ PAYLOAD_MAX = 1 << 20  # no record is this long: above it a length is taken for 
 
 
 class Dispatched(msgspec.Struct, frozen=True, omit_defaults=True, tag="d", tag_field="t"):
-    """A request is about to go upstream: the evidence by which it is charged if this process dies. `prompt_estimate` in tokens.
+    """A request is about to go upstream: the evidence by which it is charged if this process dies. `prompt_estimate` in tokens. Made by position where
+    requests are sent: add fields at the end.
 
     `covered`: credits pay all of it. In the fast lane False means overage, in the slow lane credits pay nothing of a lost request either way.
     `held` (ncr by purse and ceiling) says what pays first; None: the tenant's own purse.

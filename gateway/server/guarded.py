@@ -74,8 +74,9 @@ class Guarded(HttpToolsProtocol):
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header."""
-        self.headers.append((name.lower(), value))
+        """Keep a header of the head. Trailers are not kept: nobody reads them, and they may neither fill the memory nor change a request (RFC 9110, 6.5.1)."""
+        if self._in_head:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """End a head; one that came at once is measured here."""
@@ -88,7 +89,7 @@ class Guarded(HttpToolsProtocol):
             self._too_long = True
             raise ValueError(TOO_LONG)  # which makes the parser stop, and uvicorn call `send_400_response`
         named = by_name(self.headers)
-        expects = named.get(b"expect", b"").lower() == b"100-continue"
+        expects = b"100-continue" in named.get(b"expect", b"").lower()
         if self._begin_hot(named, expects):
             return
         url, headers = self.url, self.headers

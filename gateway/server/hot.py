@@ -172,10 +172,10 @@ class HotCaller:
         """Send an answer that is known whole (`Caller.answer`)."""
         if not self.ended:
             self.ended = True
-            whole = self._lines(status, written) + b"content-length: %d\r\n\r\n%b" % (len(body), body)
+            head = self._lines(status, written)
             if self._door.flow.write_paused:
                 await self.drained()
-            self._send_last(whole)
+            self._send_last(b"".join((head, b"content-length: %d\r\n\r\n" % len(body), body)))
 
     async def head(self, status: int, written: bytes) -> None:
         """Begin the answer (`Caller.head`)."""

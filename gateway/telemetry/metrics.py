@@ -1,8 +1,8 @@
 """The metrics, cheap enough to touch on every request: a touch is one dictionary update, under half a microsecond.
 
 prometheus-client keeps the registry and writes the exposition; its own counters take a lock and its histograms walk their buckets at
-every touch, so the cells here are plain numbers keyed by label values, read when somebody scrapes. Counts and times are touched from
-the event loop's thread only; what other threads count is read at scrape time through `watch`.
+every touch, so the cells here are plain numbers keyed by label values, and lists of durations that are not sorted yet. Counts and times are
+touched, and read when somebody scrapes, on the event loop's thread only; what other threads count is read at scrape time through `watch`.
 """
 
 from bisect import bisect_right

@@ -26,6 +26,7 @@ MODEL = b"x-weir-model"  # only where another model serves than was asked for
 ATTEMPTS = b"x-weir-attempts"
 COST = b"x-weir-cost"
 
+_LISTS = (b"content-encoding", b"expect")  # those that matter to us
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -39,8 +40,11 @@ def lines(headers: Headers) -> bytes:
 
 
 def by_name(headers: Headers) -> dict[bytes, bytes]:
-    """Return a request's headers by their name; of those that came twice the first."""
-    return dict(reversed(headers))
+    """Return a request's headers by their name; of those that came twice the first, but of lists all, joined as RFC 9110, 5.3 has it."""
+    named = dict(reversed(headers))
+    if len(named) != len(headers):
+        named |= {listed: b", ".join([value for name, value in headers if name == listed]) for listed in _LISTS if listed in named}
+    return named
 
 
 def request_id(headers: Mapping[bytes, bytes], own: str) -> str:

@@ -3,9 +3,9 @@
 The whole gateway runs in this process; a client's bytes are given to uvicorn's protocol and an instant server's to the transport's connection, as the event
 loop would. `--profile` lists the functions. With valgrind the instructions of the processor are counted, which no noise touches either:
 
-    valgrind --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file=/tmp/road python -m tests.bench.road --instructions plain
+    valgrind --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file=.bench/road python -m tests.bench.road --instructions plain
 
-leaves a file for each thread (`/tmp/road-01` is the event loop's), whose `totals` are of `--count` requests (or streams of 100 chunks).
+leaves a file for each thread (`.bench/road-01` is the event loop's), whose `totals` are of `--count` requests (or streams of 100 chunks).
 """
 
 import argparse

@@ -95,11 +95,26 @@ deltas = st.one_of(
 )
 
 
-@given(st.lists(st.lists(deltas, max_size=2), max_size=8), st.booleans(), st.booleans())
-def test_the_text_of_events_is_the_same_whatever_else_is_among_them(choices: list[list[tuple[dict[str, str | None], str]]], spaced: bool, odd: bool) -> None:
+others = st.sampled_from(
+    [
+        b": ping",
+        b': "delta":{"content":"c"}',
+        b'data: {"choices":[{"text":"t"}]}',
+        b'data: {"delta":{"content":"top"}}',
+        b'data: {"choices":[{"message":{"content":"t"}}]}',
+    ]
+)
+
+
+@given(st.lists(st.lists(deltas, max_size=2), max_size=8), st.booleans(), st.lists(others, max_size=2))
+def test_the_text_of_events_is_the_same_whatever_else_is_among_them(
+    choices: list[list[tuple[dict[str, str | None], str]]], spaced: bool, odd: list[bytes]
+) -> None:
     separators = (", ", ": ") if spaced else (",", ":")
     written = [
         b"data: %b\n\n" % json.dumps({"choices": [{"delta": delta, "index": 0} for delta, _ in several]}, ensure_ascii=spaced, separators=separators).encode()
         for several in choices
     ]
-    assert text_of(b"".join([*written, b": ping\n\n" if odd else b""])) == "".join([text for several in choices for _, text in several])
+    texts_of_others = ["t" for line in odd if b'"t"' in line]
+    region = b"".join([*written, *[line + b"\n\n" for line in odd]])
+    assert text_of(region) == "".join([text for several in choices for _, text in several] + texts_of_others)

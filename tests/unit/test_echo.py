@@ -10,7 +10,8 @@ import pytest
 from backends.config import BackendConfig
 from backends.echo.words import tokens, vector
 from backends.errors import Disconnected, TimedOut
-from backends.pool import Opened, Pool
+from backends.opened import Opened
+from backends.pool import Pool
 from tests.transport import ScriptedTransport, call_of
 
 

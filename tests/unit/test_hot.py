@@ -325,3 +325,23 @@ async def test_a_request_whose_head_began_before_the_last_answer_ended_is_not_ta
 )
 def test_which_of_several_keys_counts(headers: list[tuple[bytes, bytes]], found: str) -> None:
     assert secret_of(by_name(headers)) == found
+
+
+@PATHS
+async def test_trailers_change_no_request(tmp_path: Path, path: str) -> None:
+    body = body_of()
+    trailers = "".join([f"x-{number}: 1\r\n" for number in range(500)])
+    async with open_house(tmp_path, {}) as house, wire(house) as client:
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+        client.send(head + b"%x\r\n%b\r\n0\r\n" % (len(body), body) + f"authorization: Bearer {house.key}\r\n{trailers}\r\n".encode())
+        status, _, said = await client.answer()
+        assert (status, b"No API key was given" in said) == (401, True)
+
+
+@PATHS
+@pytest.mark.parametrize("encodings", ["identity\r\ncontent-encoding: gzip", "gzip\r\ncontent-encoding: identity", "identity, gzip"])
+async def test_a_body_that_is_encoded_is_refused_however_its_encodings_are_told(tmp_path: Path, path: str, encodings: str) -> None:
+    async with open_house(tmp_path, {}) as house, wire(house) as client:
+        client.send(request(house, path, more=f"content-encoding: {encodings}\r\n"))
+        status, _, said = await client.answer()
+        assert (status, b"Content-Encoding is not accepted" in said) == (400, True)

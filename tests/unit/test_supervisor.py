@@ -15,7 +15,8 @@ import pytest
 
 from backends.config import BackendConfig
 from backends.errors import ChildFailed, TimedOut
-from backends.pool import Opened, Pool
+from backends.opened import Opened
+from backends.pool import Pool
 from backends.supervisor import Child, State, Supervisor, free_port, has_gpu, local_child, vllm_child, without_secrets
 from backends.transport.direct import DirectTransport
 from backends.transport.seam import Answer, Exchange
