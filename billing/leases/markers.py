@@ -26,6 +26,11 @@ class Marker:
         os.close(self._fd)
 
 
+def pid_of(path: Path) -> str:
+    """Return the number of the process that a marker, or a segment of a journal, is named after."""
+    return path.stem.split("-")[1]
+
+
 def dead_here(folder: Path, mine: Callable[[Path], bool]) -> dict[str, tuple[Path, bool]]:
     """Return the markers of processes that are gone, by their id, and whether their journal is replayed; whoever has buried one deletes its marker.
 
@@ -34,7 +39,7 @@ def dead_here(folder: Path, mine: Callable[[Path], bool]) -> dict[str, tuple[Pat
     """
     gone: dict[str, tuple[Path, bool]] = {}
     for path in sorted(folder.glob("replica-*-*.lock")):
-        _word, pid, replica_id = path.stem.split("-", 2)
+        pid, replica_id = pid_of(path), path.stem.split("-", 2)[2]
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:  # deleted meanwhile, or no files are to be had: the next beat looks again

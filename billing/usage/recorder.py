@@ -350,7 +350,7 @@ class Recorder:
         def work(session: Session) -> Booked:
             if brief:
                 wait_briefly(session)
-            return book(session, events, self._now_us(), self.replica_id, mine)
+            return book(session, events, self._now_us(), self.replica_id, mine, gone=() if self._remains is None else self._remains.gone)
 
         booked = self._db.retrying(work)
         self.booked += booked.new

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 from billing.errors import Invalid, RateMissing
+from billing.leases.markers import dead_here, pid_of
 from billing.meter import Meter, check
 from billing.rating import Rate, rate
 from billing.usage.event import UsageEvent
@@ -26,9 +27,13 @@ log = logging.getLogger(__name__)
 
 
 class Remains:
-    """The dead processes' segments, locked by us from `claim` on. `unreadable` are those that stay where they are; the `barred` could not even be opened."""
+    """The dead processes' segments, locked by us from `claim` on. `unreadable` are those that stay where they are; the `barred` could not even be opened.
 
-    def __init__(self, held: list[tuple[Path, int]], barred: Sequence[Path] = ()) -> None:
+    `gone` are the names under which those processes had leases, as far as their markers tell.
+    """
+
+    def __init__(self, held: list[tuple[Path, int]], barred: Sequence[Path] = (), gone: Sequence[str] = ()) -> None:
+        self.gone = tuple(gone)
         self._held = held
         self._barred = barred
         self._said: set[Path] = set()
@@ -134,7 +139,9 @@ def claim(folder: Path, mine: Callable[[Path], bool] = lambda _path: False) -> R
     """
     try:
         with turn(folder):
-            return Remains(*_take(folder, mine))
+            held, barred = _take(folder, mine)
+            pids = {pid_of(path) for path, _fd in held}
+            return Remains(held, barred, [name for name, (marker, _replayed) in dead_here(folder, mine).items() if pid_of(marker) in pids])
     except FileNotFoundError:
         return Remains([])
 

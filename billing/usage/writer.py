@@ -20,14 +20,14 @@ from billing.credits.draw import pots_of, share_out
 from billing.credits.purse import PurseState
 from billing.credits.store import DAY, KEY_PREFIX, PERIOD, PROJECT_PREFIX, Sum, Totals
 from billing.grants import store as grants
-from billing.grants.grant import GENERAL, Grant
+from billing.grants.grant import Grant
 from billing.leases import store as leases
 from billing.leases.quantum import CAP
 from billing.leases.store import Lease
 from billing.ledger import store as ledger
 from billing.ledger.postings import Posting, usage_entries
 from billing.usage import store
-from billing.usage.event import UsageEvent, excess_ncr, overage_ncr
+from billing.usage.event import UsageEvent, excess_ncr, overage_ncr, taken
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +54,13 @@ class Booked(msgspec.Struct, frozen=True, kw_only=True):
     conflicts: list[str]
 
 
-def book(session: Session, events: Iterable[UsageEvent], now_us: int, replica_id: str = "", mine: frozenset[str] | None = None) -> Booked:
+def book(
+    session: Session, events: Iterable[UsageEvent], now_us: int, replica_id: str = "", mine: frozenset[str] | None = None, *, gone: Sequence[str] = ()
+) -> Booked:
     """Book a batch within the caller's transaction. Events that are known change nothing; one known with other content is a conflict, the first is kept.
 
-    `mine` are the ids that the process `replica_id` has leases for (None: all of them); the others were told by a process that is gone.
+    `mine` are the ids that the process `replica_id` has leases for (None: all of them). The others were told by processes that are gone; `gone` are those
+    whose leases are still in the books: they backed those events, and must not go on counting as set aside beside what is left then.
     A database error of an event (a tenant that does not exist, a count past 64 bits) is raised and spoils the transaction.
     """
     by_id: dict[str, UsageEvent] = {}
@@ -78,7 +81,9 @@ def book(session: Session, events: Iterable[UsageEvent], now_us: int, replica_id
         del by_id[event_id]
     for event in sorted(by_id.values(), key=lambda event: event.id):
         by_tenant[event.tenant_id].append(event)
-    held = _lower(session, [event for event in by_id.values() if mine is None or event.id in mine], list(by_tenant), replica_id)
+    others = _took(event for event in by_id.values() if mine is not None and event.id not in mine)
+    took = dict.fromkeys(gone, others) | {replica_id: _took(event for event in by_id.values() if mine is None or event.id in mine)}
+    held = _lower(session, list(by_tenant), took)
     burnt = _burn(session, by_tenant, locked, now_us)
     covered = {event.id: ncr for tenant_id, events in by_tenant.items() for event, ncr in zip(events, burnt[tenant_id][1].covered, strict=True)}
     _post(session, by_tenant, burnt, now_us)
@@ -94,26 +99,33 @@ def book(session: Session, events: Iterable[UsageEvent], now_us: int, replica_id
     return Booked(standings=standings, new=len(by_id), conflicts=[event.id for event in conflicts])
 
 
-def _lower(session: Session, events: Iterable[UsageEvent], tenant_ids: Sequence[str], replica_id: str) -> dict[str, list[Lease]]:
-    """Take what new events took off this process's leases; return every lease of the tenants as it is then."""
-    took: Counter[tuple[str, str]] = Counter()
+def _took(events: Iterable[UsageEvent]) -> Counter[tuple[str, str]]:
+    """Sum what events took (ncr), by tenant and purse or ceiling."""
+    took = Counter[tuple[str, str]]()
     for event in events:
-        if event.purses is None:
-            took[event.tenant_id, GENERAL] += event.cover_ncr
-        else:
-            for purse, ncr in event.purses.items():
-                took[event.tenant_id, purse] += ncr
-    held = leases.leases_of(session, tenant_ids)
-    lowered: dict[tuple[str, str], int] = {}
+        for purse, ncr in taken(event).items():
+            took[event.tenant_id, purse] += ncr
+    return took
+
+
+def _lower(session: Session, tenant_ids: Sequence[str], took: Mapping[str, Counter[tuple[str, str]]]) -> dict[str, list[Lease]]:
+    """Take what was taken off the leases that backed it, by process; return every lease of the tenants as it is then.
+
+    Processes with the same counter share it: what one of them has not is taken off the next.
+    """
+    lowered: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
     after: dict[str, list[Lease]] = {}
-    for tenant_id, found in held.items():
+    for tenant_id, found in leases.leases_of(session, tenant_ids).items():
         after[tenant_id] = []
         for lease in found:
-            amount = min(took[tenant_id, lease.purse], lease.amount_ncr) if lease.replica_id == replica_id else 0
-            if amount:
-                lowered[tenant_id, lease.purse] = amount
+            backed, part = took.get(lease.replica_id), (tenant_id, lease.purse)
+            amount = 0 if backed is None else min(backed[part], lease.amount_ncr)
+            if backed is not None and amount:
+                backed[part] -= amount
+                lowered[lease.replica_id][part] = amount
             after[tenant_id].append(msgspec.structs.replace(lease, amount_ncr=lease.amount_ncr - amount) if amount else lease)
-    leases.lower(session, replica_id, lowered)
+    for holder, amounts in sorted(lowered.items()):
+        leases.lower(session, holder, amounts)
     return after
 
 

@@ -216,7 +216,7 @@ class Invariants(RuleBasedStateMachine):
             worker.buried()
         told = worker.journal_told()
         for batch in (told[:cut], told[cut:], told):
-            self._tell(batch)
+            self._tell(batch, worker.name)
         worker.buried()
 
     @rule(order=st.randoms(use_true_random=False))
@@ -227,12 +227,12 @@ class Invariants(RuleBasedStateMachine):
         with self.db.read() as session:
             assert verify(session, self.clock.now_us()) == []
 
-    def _tell(self, events: list[UsageEvent]) -> None:
+    def _tell(self, events: list[UsageEvent], *gone: str) -> None:
         """Tell events of a process that is gone: none of the living has leases for them."""
         if not events:
             return
         with self.db.write() as session:
-            assert book(session, events, self.clock.now_us(), "", frozenset()).conflicts == []
+            assert book(session, events, self.clock.now_us(), "", frozenset(), gone=gone).conflicts == []
         for event in sorted(events, key=lambda event: event.id):
             self.reference.tell(event)
 

@@ -134,6 +134,32 @@ def test_an_event_of_a_process_that_is_gone_takes_from_no_lease(db: Database) ->
     assert set_aside(db) == {"a/": 60}
 
 
+def test_what_the_dead_had_used_is_taken_off_their_own_leases(db: Database) -> None:
+    seed(db, "acme", grant("g", 100))
+    join(db, "a", "dead", "gone")
+    for name, need in (("a", 40), ("dead", 30), ("gone", 30)):
+        drawn(db, name, want(need), processes=4)
+    with db.write() as session:
+        book(session, [event(1, 35)], START_US, "a", frozenset(), gone=("dead", "gone"))
+        book(session, [event(1, 35)], START_US, "a", frozenset(), gone=("dead", "gone"))  # told again
+    assert set_aside(db) == {"a/": 40, "dead/": 0, "gone/": 25}
+
+
+def test_while_a_dead_process_is_replayed_nobody_gives_up_what_it_has_promised(db: Database) -> None:
+    seed(db, "acme", grant("g", 100))
+    join(db, "a", "b", "dead")
+    drawn(db, "a", want(50))  # and has it on hold
+    drawn(db, "dead", want(50))
+    with db.write() as session:
+        book(session, [event(1, 50)], START_US, "b", frozenset(), gone=("dead",))
+    assert own(drawn(db, "a")).lease_ncr == 50
+    with db.write() as session:
+        leases.bury(session, "dead")
+    assert own(drawn(db, "b", want(50))).lease_ncr == 0
+    with db.write() as session:
+        assert book(session, [event(2, 50)], START_US, "a").standings["acme"].debt_ncr == 0
+
+
 def test_a_buried_process_gives_everything_back_and_draws_no_more(db: Database) -> None:
     seed(db, "acme", grant("g", 100))
     join(db, "a", "b")

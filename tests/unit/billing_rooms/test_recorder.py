@@ -13,6 +13,8 @@ from billing.credits.account import Flushed
 from billing.db import Database
 from billing.errors import BooksContended, BooksUnavailable
 from billing.grants import store as grants
+from billing.leases import store as leases
+from billing.leases.store import Lease, Replica
 from billing.usage import recorder as recorder_module
 from billing.usage import store, writer
 from billing.usage.journal import Journal
@@ -210,8 +212,8 @@ def test_a_flush_that_deadlocks_is_made_again_and_books_once(db: Database, tmp_p
     contended = iter([True, True, False])
     plain = writer.book
 
-    def book(session: Session, *given: object) -> object:
-        booked = plain(session, *given)  # type: ignore[arg-type]
+    def book(session: Session, *given: object, **named: object) -> object:
+        booked = plain(session, *given, **named)  # type: ignore[arg-type]
         if next(contended):
             raise BooksContended("another transaction stood in the way")
         return booked
@@ -246,6 +248,28 @@ def test_what_a_dead_process_left_is_booked_first_and_once(db: Database, tmp_pat
     assert [one.taken for one in heard] == [{}]
     recorder.stop()
     assert list((tmp_path / "journal").iterdir()) == []
+
+
+def test_a_replay_takes_what_it_books_off_the_leases_of_the_process_that_left_it(db: Database, tmp_path: Path) -> None:
+    seed(db, "acme", grant("g", 100))
+    with db.write() as session:
+        for name in ("dead", "alive"):
+            leases.register(session, Replica(id=name, beat=1, host="here", pid=1, started_us=START_US))
+        leases.put(session, [Lease(tenant_id="acme", purse="", replica_id=name, amount_ncr=50, valid_until_us=2**62) for name in ("dead", "alive")])
+    dead = recorder_over(db, tmp_path / "journal")
+    finish(dead, 1, 2)
+    dead.dispatched(dispatched(3))
+    dead._journal.close()
+    pid = dead._journal._live.path.stem.split("-")[1]
+    (tmp_path / "journal" / f"replica-{pid}-dead.lock").touch()
+    (tmp_path / "journal" / f"replica-{pid}0-alive.lock").touch()  # another's: it left nothing here
+    recorder = recorder_over(db, tmp_path / "journal")
+    recorder.claim_remains()
+    run_dry(recorder)
+    with db.read() as session:
+        left = {lease.replica_id: lease.amount_ncr for lease in leases.leases_of(session, ["acme"])["acme"]}
+    assert left == {"dead": 50 - 2 * 10, "alive": 50}  # the third has no rate here, and is booked at nothing
+    recorder.stop()
 
 
 def test_a_replay_that_meets_a_lost_database_goes_on_when_it_is_back(db: Database, tmp_path: Path) -> None:
