@@ -89,7 +89,7 @@ class Purse:
 class Claims:
     """What one kind of request (key, project, model) may take from: purses in the order they are used up, and the ceilings over it.
 
-    `only` is the purse where there is but one and no ceiling, as with most tenants: every request asks, so it is spared the sums.
+    `only` is the purse where there is but one and no ceiling, as with most tenants.
     """
 
     __slots__ = ("ceilings", "dry_until_s", "only", "purses")
@@ -103,24 +103,18 @@ class Claims:
     @property
     def free_ncr(self) -> int:
         """What a new hold may take in this process."""
-        if (only := self.only) is not None:
-            return only.lease_ncr - only.unflushed_ncr - only.held_ncr - only.returning_ncr
         free = sum([max(0, purse.free_ncr) for purse in self.purses]) if len(self.purses) != 1 else self.purses[0].free_ncr
         return min([free, *(ceiling.free_ncr for ceiling in self.ceilings)]) if self.ceilings else free
 
     @property
     def remaining_ncr(self) -> int:
         """What such requests have left in the whole tenant, running ones' holds among it; below 0 only by debt. This is what a client is shown."""
-        if (only := self.only) is not None:
-            return only.left_ncr - only.unflushed_ncr
         left = self.purses[0].remaining_ncr if len(self.purses) == 1 else sum([max(0, purse.remaining_ncr) for purse in self.purses])
         return min([left, *(ceiling.remaining_ncr for ceiling in self.ceilings)]) if self.ceilings else left
 
     @property
     def unheld_ncr(self) -> int:
         """What is left when the holds of this process are counted as used: the measure of a standing."""
-        if (only := self.only) is not None:
-            return only.left_ncr - only.unflushed_ncr - only.held_ncr
         if len(self.purses) == 1:
             unheld = self.purses[0].remaining_ncr - self.purses[0].held_ncr
         else:  # what the tenant owes takes nothing from a seat
@@ -130,8 +124,6 @@ class Claims:
     @property
     def limit_ncr(self) -> int:
         """What was granted to such requests, or may be taken by them, in the period."""
-        if (only := self.only) is not None:
-            return only.limit_ncr
         limit = self.purses[0].limit_ncr if len(self.purses) == 1 else sum([purse.limit_ncr for purse in self.purses])
         return min([limit, *(ceiling.limit_ncr for ceiling in self.ceilings)]) if self.ceilings else limit
 
@@ -153,8 +145,6 @@ class Claims:
 
     def low(self) -> bool:
         """Tell whether half of what the last draw brought is gone while the books have more: time to ask before anybody has to wait."""
-        if (only := self.only) is not None:
-            return only.available_ncr > 0 and only.lease_ncr - only.unflushed_ncr - only.held_ncr - only.returning_ncr < only.asked_ncr >> 1
         for part in self.purses + self.ceilings if self.ceilings else self.purses:  # noqa: SIM110 - any() with a generator costs three times this, at every request
             if part.available_ncr > 0 and part.free_ncr < part.asked_ncr >> 1:
                 return True

@@ -60,8 +60,7 @@ async def relay_whole(services: "Services", settler: Settler, answer: Answer, cl
     settler.upstream_s += services.clock.monotonic_s() - settler.sent_s
     settled = settler.settle(Relayed(usage=usage, source="reported" if complete else "estimated", outcome="complete", status=200))
     body = with_cost(body, members, cost_members(settled))
-    if (waiting := services.recorder.durable()) is not None:
-        await waiting
+    await recorded(services)
     if settler.begun:  # as a stream, while it waited: a server that does not stream has its answer sent as the one event
         await client.end(b"data: " + body.replace(b"\n", b" ") + b"\n\ndata: [DONE]\n\n")
         return

@@ -48,10 +48,8 @@ class Road(Metrics):
 
     def settled(self, model: str, backend: str, meter: Meter, source: str) -> None:
         """Count the tokens of a settled request, by bucket."""
-        cells = self.tokens.cells
         for kind, count in used(meter):
-            labels = (model, backend, kind)
-            cells[labels] = cells.get(labels, 0) + count
+            self.tokens.add((model, backend, kind), count)
         if source != "reported":
             self.usage_estimated.add((model,))
 
