@@ -8,6 +8,7 @@ every wait has a bound (the connection, a lock, a statement, the network, a free
 only the server can keep are kept by a `watchdog` where an engine must never wait for ever.
 """
 
+import copy
 import logging
 import os
 import random
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -51,6 +52,7 @@ CONTENDED = ("40001", "40P01")  # serialization failure, deadlock: nothing was w
 LOCKED = "55P03"
 READ_ONLY = "25006"  # what was the primary is a standby now
 MIGRATION_LOCK = 0x5745495200000001  # PostgreSQL advisory lock: two processes that start together migrate once
+NOBODY = "weir"  # who is at work where nobody in particular is: the gateway itself
 _WRITE = "weir_write"
 
 log = logging.getLogger(__name__)
@@ -76,10 +78,17 @@ class Database:
         self.dialect: str = parsed.get_backend_name()
         self.pool_max = pool_max
         self.engine: Engine = _sqlite_engine(parsed) if self.dialect == "sqlite" else _postgresql_engine(parsed, pool_max)
+        self.actor = NOBODY
         self._sleep = sleep
         self._jitter = jitter
         self._watchdog = Watchdog(self.engine, watch_s) if watch_s is not None and self.dialect == "postgresql" else None
         self._writing = self.engine.execution_options(**{_WRITE: True})
+
+    def acting(self, actor: str) -> Self:
+        """Return the same database, on the same connections, whose write sessions name this actor in `session.info["actor"]`: who is at work."""
+        own = copy.copy(self)
+        own.actor = actor
+        return own
 
     @classmethod
     def for_books(cls, url: str) -> "Database":
@@ -109,6 +118,7 @@ class Database:
     def write(self) -> Generator[Session]:
         """Yield a session whose changes are committed at exit, or rolled back when the block raises. Raises `BooksUnavailable`."""
         with _unavailable(), self._watched(), Session(self._writing, expire_on_commit=False) as session, session.begin():
+            session.info["actor"] = self.actor
             yield session
 
     def retrying(self, work: Callable[[Session], T]) -> T:

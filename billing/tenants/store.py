@@ -12,7 +12,8 @@ from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
-from billing.tenants.table import ApiKeyRow, ChangeRow, ProjectRow, TenantRow
+from billing.tenants.profile import Party, Profile
+from billing.tenants.table import ApiKeyRow, ChangeRow, ProfileRow, ProjectRow, TenantRow
 from billing.tenants.tenant import Change, Key, Project, Tenant
 
 _KEY: Table = ApiKeyRow.metadata.tables["api_key"]
@@ -34,6 +35,9 @@ _CEILINGS = union_all(  # built once: it runs whenever an account is loaded
         _PROJECT.c.tenant_id == bindparam("tenant"), _PROJECT.c.ceiling_ncr.is_not(None)
     ),
 )
+
+_PARTY = ("name", "country", "tax_id", "email")
+_PAPER = tuple(field for field in Profile.__struct_fields__ if field != "party")
 
 ADMIN_LOCK = 0x5745495200000002  # PostgreSQL advisory lock held by an admin write until it commits
 
@@ -178,6 +182,22 @@ def ceilings(session: Session, tenant_id: str) -> dict[str, int]:
     One query. Revoked keys are left out too: nobody asks with them.
     """
     return {row.span: row.ceiling_ncr for row in session.connection().execute(_CEILINGS, {"tenant": tenant_id})}
+
+
+def get_profile(session: Session, tenant: Tenant) -> Profile:
+    """Return a tenant on paper; one that nobody has written is called by its name, or its id, and not taxed."""
+    row = session.get(ProfileRow, tenant.id, populate_existing=True)
+    if row is None:
+        return Profile(party=Party(name=tenant.name or tenant.id))
+    party = Party(address=tuple(row.address), **{field: getattr(row, field) for field in _PARTY})
+    return Profile(party=party, **{field: getattr(row, field) for field in _PAPER})
+
+
+def set_profile(session: Session, tenant_id: str, profile: Profile) -> None:
+    """Write a tenant on paper, over what was written before: an issued invoice has its own copy."""
+    values = {field: getattr(profile.party, field) for field in _PARTY} | {field: getattr(profile, field) for field in _PAPER}
+    session.merge(ProfileRow(tenant_id=tenant_id, address=list(profile.party.address), **values))
+    session.flush()
 
 
 def _tenant(row: TenantRow) -> Tenant:

@@ -5,7 +5,7 @@ A key is stored as a keyed digest, never as itself. The change feed has no forei
 
 from typing import ClassVar
 
-from sqlalchemy import BigInteger, LargeBinary
+from sqlalchemy import JSON, BigInteger, LargeBinary
 from sqlmodel import Field, SQLModel
 
 
@@ -48,6 +48,24 @@ class ProjectRow(SQLModel, table=True):
     name: str = Field(primary_key=True)
     ceiling_ncr: int | None = Field(default=None, sa_type=BigInteger)
     created_us: int = Field(sa_type=BigInteger)
+
+
+class ProfileRow(SQLModel, table=True):
+    """A tenant on paper. It has none until somebody writes it; the hot path never reads it."""
+
+    __tablename__: ClassVar[str] = "tenant_profile"
+    tenant_id: str = Field(primary_key=True, foreign_key="tenant.id")
+    name: str
+    address: list[str] = Field(sa_type=JSON)
+    country: str | None = None
+    tax_id: str | None = None
+    email: str | None = None
+    tax_category: str
+    tax_percent: str
+    tax_note: str | None = None
+    po_number: str | None = None
+    cost_centre: str | None = None
+    language: str
 
 
 class ChangeRow(SQLModel, table=True):

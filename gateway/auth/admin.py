@@ -54,7 +54,7 @@ class Desk:
     """What an admin's request works with: the books, the clock, and word of every change."""
 
     def __init__(self, parts: AdminParts, admin_key: str) -> None:
-        self.database = parts.database
+        self.database = parts.database.acting(f"key:{admin_key}")
         self.hasher = parts.hasher
         self.admin_key = admin_key
         self._clock = parts.clock

@@ -3,8 +3,10 @@
 The CLI works on the database directly, whether a gateway is running or not; a running one notices through the change feed.
 """
 
+import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from getpass import getuser
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +50,14 @@ class Books:
         return KeyHasher(pepper(self.settings))
 
 
+def operator() -> str:
+    """Say who works at this command line, for the audit log: `cli:` and the name that the system has for the user."""
+    try:
+        return f"cli:{getuser()}"
+    except (KeyError, OSError):  # a container's user without a name
+        return f"cli:{os.getuid()}"
+
+
 def missing_file(settings: Settings) -> Path | None:
     """Return the SQLite file of the books where it is not there yet; None where it is, or where a server has them."""
     if not settings.embedded:
@@ -65,7 +75,7 @@ def open_books(config: Path | None, *, create: bool = False) -> Generator[Books]
     settings = load_settings(config_path(config))
     if not create and (path := missing_file(settings)) is not None:
         raise Invalid("config", f"no database at {path}; run this where you run `weir serve`, or give --config")
-    database = Database(settings.database_url)
+    database = Database(settings.database_url).acting(operator())
     try:
         database.migrate()
         yield Books(settings, database, SystemClock())
