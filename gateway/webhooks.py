@@ -1,4 +1,4 @@
-"""Sends what waits in the outbox (`billing.alerts`) to webhook endpoints, beside the requests.
+"""Sends what waits in the outbox (`billing.alerts`) to webhooks and other destinations, beside the requests.
 
 Every process looks every second, and a message is claimed by one of them. It is sent outside any transaction, and marked after: whoever dies in between
 leaves it to be sent again under the same id. Of one endpoint a few are under way at a time, so one that does not answer holds up no other. Redirects are
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from sqlmodel import Session
@@ -25,6 +25,7 @@ from billing.alerts.store import Claimed
 from billing.alerts.webhook import ANSWER_CHARS_MAX, DONE, FAILED, GONE, TEST, WAITING, Delivery, next_try_us, signature, signing_key
 from billing.db import Database
 from billing.errors import BooksUnavailable
+from billing.feeds.destination import request_of
 from billing.tenants.keys import KeyHasher
 from gateway.clock import Clock
 from gateway.config.settings import WebhookSettings
@@ -165,22 +166,30 @@ class Sender:
 
     def _exchange(self, one: Claimed) -> Exchange:
         parts, sent, limit_s = urlsplit(one.url), one.delivery, self._settings.timeout_s
-        at_s = self._clock.now_us() // 1_000_000
-        headers = (
-            ("content-type", "application/json"),
-            ("user-agent", "weir"),
-            ("webhook-id", sent.id),
-            ("webhook-timestamp", str(at_s)),
-            ("webhook-signature", signature(signing_key(self._hasher, sent.webhook_id), sent.id, at_s, sent.body)),
-        )
+        asked = request_of(one.kind, sent)
         return Exchange(
             method="POST",
             origin=Origin(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)),
-            path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-            own_headers=headers,
+            path=parts.path.rstrip("/") + asked.path if asked.path else _path(parts),
+            own_headers=(("user-agent", "weir"), *asked.headers, *self._proof(asked.credential, sent)),
             body=(sent.body.encode(),),
             timeouts=Timeouts(connect_s=limit_s, first_byte_s=limit_s, idle_s=limit_s, total_s=limit_s),
         )
+
+    def _proof(self, credential: str | None, sent: Delivery) -> tuple[tuple[str, str], ...]:
+        """Return the headers that say who sends: a webhook's signature, or the key of this installation at the destination. Raises `ValueError` without it."""
+        if credential is None:
+            at_s = self._clock.now_us() // 1_000_000
+            signed = signature(signing_key(self._hasher, sent.webhook_id), sent.id, at_s, sent.body)
+            return ("webhook-id", sent.id), ("webhook-timestamp", str(at_s)), ("webhook-signature", signed)
+        key = {"stripe": self._settings.stripe_key, "openmeter": self._settings.openmeter_key}[credential]
+        if key is None and credential == "stripe":
+            raise ValueError("webhooks.stripe_key is not set in this gateway's configuration")
+        return () if key is None else (("authorization", f"Bearer {key.get_secret_value()}"),)
+
+
+def _path(parts: SplitResult) -> str:
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def _say(error: Exception, said: set[str]) -> None:

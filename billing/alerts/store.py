@@ -24,10 +24,11 @@ _ROWS_MAX = 500  # of one statement: SQLite takes 32,766 values in one
 
 
 class Claimed(NamedTuple):
-    """A message that this process has to send now, and where."""
+    """A message that this process has to send now, where, and to whose interface."""
 
     delivery: Delivery
     url: str
+    kind: str
 
 
 class Outbox(NamedTuple):
@@ -115,9 +116,9 @@ def claim(session: Session, now_us: int, until_us: int, *, limit: int, each_max:
     taken = update(_DELIVERY).where(_DELIVERY.c.id.in_(ids)).values(due_us=until_us, tries=_DELIVERY.c.tries + 1, tried_us=now_us)
     connection.execute(taken)
     rows = connection.execute(
-        select(*_ALL, _WEBHOOK.c.url).join_from(_DELIVERY, _WEBHOOK, _DELIVERY.c.webhook_id == _WEBHOOK.c.id).where(_DELIVERY.c.id.in_(ids))
+        select(*_ALL, _WEBHOOK.c.url, _WEBHOOK.c.kind).join_from(_DELIVERY, _WEBHOOK, _DELIVERY.c.webhook_id == _WEBHOOK.c.id).where(_DELIVERY.c.id.in_(ids))
     )
-    found = [Claimed(_delivery(row._mapping), row.url) for row in rows]
+    found = [Claimed(_delivery(row._mapping), row.url, row.kind) for row in rows]
     return sorted(found, key=lambda one: (one.delivery.created_us, one.delivery.id))
 
 
@@ -133,6 +134,13 @@ def deliveries(session: Session, webhook_id: str | None, limit: int) -> list[Del
     """Return the latest messages, to one endpoint or to all, the newest first."""
     query = select(*_ALL).order_by(_DELIVERY.c.created_us.desc(), _DELIVERY.c.id).limit(limit)
     return [_delivery(row._mapping) for row in session.connection().execute(query if webhook_id is None else query.where(_DELIVERY.c.webhook_id == webhook_id))]
+
+
+def again(session: Session, delivery_id: str, now_us: int) -> Delivery | None:
+    """Make a message that failed due once more, and return it; None where no message of that id has failed."""
+    failed = (_DELIVERY.c.id == delivery_id) & (_DELIVERY.c.state == FAILED)
+    row = session.connection().execute(update(_DELIVERY).where(failed).values(state=WAITING, due_us=now_us).returning(*_ALL)).first()
+    return None if row is None else _delivery(row._mapping)
 
 
 def prune(session: Session, before_us: int, limit: int) -> int:

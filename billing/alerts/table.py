@@ -24,7 +24,7 @@ class ThresholdRow(SQLModel, table=True):
 
 
 class WebhookRow(SQLModel, table=True):
-    """An endpoint, of one tenant's events or of everybody's (`tenant_id` NULL). Its signing secret is not here: the pepper and the id make it."""
+    """An endpoint, of one tenant's events or of everybody's (`tenant_id` NULL). No secret is here: a webhook's is made of the pepper and the id."""
 
     __tablename__: ClassVar[str] = "webhook"
     id: str = Field(primary_key=True)
@@ -33,6 +33,8 @@ class WebhookRow(SQLModel, table=True):
     events: list[str] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     created_us: int = Field(sa_type=BigInteger)
     disabled_us: int | None = Field(default=None, sa_type=BigInteger)
+    kind: str = Field(default="webhook", sa_column_kwargs={"server_default": text("'webhook'")})
+    options: dict[str, str] | None = Field(default=None, sa_type=JSON(none_as_null=True))
 
 
 class WebhookDeliveryRow(SQLModel, table=True):

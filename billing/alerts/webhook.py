@@ -19,7 +19,10 @@ from billing.money import format_credits
 from billing.tenants.keys import KeyHasher
 
 THRESHOLD, EXHAUSTED, TEST = "credits.threshold", "credits.exhausted", "webhook.test"
-EVENTS = (THRESHOLD, EXHAUSTED)  # what an endpoint may choose among; a test always comes
+USAGE_HOURLY, INVOICE_ISSUED = "usage.hourly", "invoice.issued"
+ALERTS = (THRESHOLD, EXHAUSTED)
+FEEDS = (USAGE_HOURLY, INVOICE_ISSUED)  # made by `billing.feeds`, and told only to who asked for them by name
+EVENTS = ALERTS + FEEDS  # what an endpoint may choose among; a test always comes
 WAITING, DONE, FAILED = "waiting", "done", "failed"
 SECRET_PREFIX = "whsec_"
 URL_CHARS_MAX = 2000
@@ -33,7 +36,10 @@ _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint. `tenant_id` None: told of every tenant. `events` None: all. `disabled_us`: when it answered that it is gone."""
+    """An endpoint. `tenant_id` None: told of every tenant. `events` None: all alerts. `disabled_us`: when it answered that it is gone.
+
+    `kind` is whose interface it has, with `options` of that kind (`billing.feeds.destination`).
+    """
 
     id: str
     url: str
@@ -41,6 +47,8 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[str, ...] | None
     created_us: int
     disabled_us: int | None = None
+    kind: str = "webhook"
+    options: dict[str, str] | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,14 +97,14 @@ def is_loopback(host: str) -> bool:
 
 
 def check_events(events: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return the events an endpoint is told of, each once; None for all. Raises `Invalid`."""
+    """Return the events an endpoint is told of, each once; None for all alerts. Raises `Invalid`."""
     if events is None:
         return None
     for event in events:
         if event not in EVENTS:
             raise Invalid("events", f"events: `{event}` is not one; choose among {', '.join(EVENTS)}")
     if not events:
-        raise Invalid("events", f"events: none are named; choose among {', '.join(EVENTS)}, or leave it out for all")
+        raise Invalid("events", f"events: none are named; choose among {', '.join(EVENTS)}, or leave it out for {' and '.join(ALERTS)}")
     return tuple(event for event in EVENTS if event in events)
 
 
@@ -124,12 +132,12 @@ def kind_of(percent: int) -> str:
 def deliveries_of(threshold: Threshold, webhooks: list[Webhook]) -> list[Delivery]:
     """Return what is told of a threshold, for each endpoint that wants it. Made twice, it has the same ids."""
     wanted = kind_of(threshold.percent)
-    body = _body(
+    body = message_body(
         wanted,
         threshold.at_us,
         {
             "tenant": threshold.tenant_id,
-            "period": _instant(threshold.period_us) if threshold.period_us else None,
+            "period": instant(threshold.period_us) if threshold.period_us else None,
             "percent": threshold.percent,
             "used": format_credits(threshold.used_ncr),
             "limit": format_credits(threshold.limit_ncr),
@@ -155,7 +163,7 @@ def deliveries_of(threshold: Threshold, webhooks: list[Webhook]) -> list[Deliver
 
 def ping_of(webhook: Webhook, nonce: str, now_us: int) -> Delivery:
     """Return a message that says nothing but that it arrived; `nonce` makes it another one each time."""
-    body = _body(TEST, now_us, {"tenant": webhook.tenant_id})
+    body = message_body(TEST, now_us, {"tenant": webhook.tenant_id})
     return Delivery(
         id=message_id(f"{webhook.id} test {nonce}"),
         webhook_id=webhook.id,
@@ -184,9 +192,11 @@ def next_try_us(tries: int, created_us: int, now_us: int, jitter: float) -> int 
     return None if due_us > created_us + GIVE_UP_US else due_us
 
 
-def _body(kind: str, at_us: int, data: dict[str, object]) -> str:
-    return msgspec.json.encode({"type": kind, "timestamp": _instant(at_us), "data": data}).decode()
+def message_body(kind: str, at_us: int, data: dict[str, object]) -> str:
+    """Write a message as Standard Webhooks has it: type, timestamp, data."""
+    return msgspec.json.encode({"type": kind, "timestamp": instant(at_us), "data": data}).decode()
 
 
-def _instant(us: int) -> str:
+def instant(us: int) -> str:
+    """Write an instant as messages carry it, to the second: 2026-11-01T00:00:00Z."""
     return (_EPOCH + timedelta(microseconds=us)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,7 @@
-"""Webhook endpoints: add (the secret is shown once), list, remove, test; and what was sent to them. Each function is one transaction."""
+"""Webhooks and other destinations: add (a secret is shown once), list, remove, test; what was sent to them, and sending it again.
+
+Each function is one transaction.
+"""
 
 import secrets
 
@@ -9,6 +12,8 @@ from billing.alerts.store import Claimed
 from billing.alerts.webhook import Delivery, Webhook, check_events, check_url, ping_of, secret_text, signing_key
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
+from billing.feeds import store as feeds
+from billing.feeds.destination import STRIPE, WEBHOOK, check_customer, check_destination
 from billing.operations.tenants import require_tenant
 from billing.tenants.keys import KeyHasher
 from billing.tenants.store import note_change
@@ -17,10 +22,10 @@ LIST_MAX = 1000
 
 
 class AddedWebhook(msgspec.Struct, frozen=True, kw_only=True):
-    """A new endpoint with its signing secret: hand it to the receiver and forget it."""
+    """A new endpoint, a webhook with its signing secret: hand it to the receiver and forget it."""
 
     webhook: Webhook
-    secret: str
+    secret: str | None
 
 
 def add_webhook(
@@ -31,20 +36,28 @@ def add_webhook(
     tenant_id: str | None = None,
     events: tuple[str, ...] | None = None,
     allow_http: bool = False,
+    kind: str = WEBHOOK,
+    options: dict[str, str] | None = None,
     now_us: int,
 ) -> AddedWebhook:
-    """Register an endpoint, of one tenant's events or (None) of every tenant's. Raises `Invalid` (URL, events), `NotFound` (tenant), `Conflict`."""
+    """Register an endpoint, of one tenant's events or (None) of every tenant's. Raises `Invalid` (URL, events, kind and its options), `NotFound`, `Conflict`.
+
+    `kind` is whose interface the URL has; `options` are of that kind (`billing.feeds.destination`).
+    """
     check_url(url, allow_http=allow_http)
-    webhook = Webhook(id=f"wh_{secrets.token_hex(8)}", url=url, tenant_id=tenant_id, events=check_events(events), created_us=now_us)
+    chosen = check_events(events)
+    kept = check_destination(kind, chosen, options or {}) or None
+    webhook = Webhook(id=f"wh_{secrets.token_hex(8)}", url=url, tenant_id=tenant_id, events=chosen, created_us=now_us, kind=kind, options=kept)
     with db.write() as session:
         note_change(session, tenant_id, now_us)
         if tenant_id is not None:
             require_tenant(session, tenant_id)
-        same = [one for one in store.all_webhooks(session) if one.url == url and one.tenant_id == tenant_id and one.disabled_us is None]
+        alike = [one for one in store.all_webhooks(session) if one.url == url and one.tenant_id == tenant_id and one.disabled_us is None]
+        same = [one for one in alike if kind == WEBHOOK or one.events == chosen]
         if same:
             raise Conflict(f"webhook `{same[0].id}` has this URL and tenant already, and would be told everything twice; remove it first")
         store.insert_webhook(session, webhook)
-    return AddedWebhook(webhook=webhook, secret=secret_text(signing_key(hasher, webhook.id)))
+    return AddedWebhook(webhook=webhook, secret=secret_text(signing_key(hasher, webhook.id)) if kind == WEBHOOK else None)
 
 
 def list_webhooks(db: Database) -> list[Webhook]:
@@ -61,6 +74,7 @@ def remove_webhook(db: Database, webhook_id: str, now_us: int) -> Webhook:
         if found is None:
             raise NotFound("webhook", webhook_id)
         store.delete_webhook(session, webhook_id)
+        feeds.forget(session, webhook_id)
     return found
 
 
@@ -72,11 +86,13 @@ def queue_test(db: Database, webhook_id: str, now_us: int, *, until_us: int | No
             raise NotFound("webhook", webhook_id)
         if found.disabled_us is not None:
             raise Conflict(f"webhook `{webhook_id}` is disabled: it answered 410 Gone; remove it, and add it again")
+        if found.kind != WEBHOOK:
+            raise Conflict(f"`{webhook_id}` is {found.kind}, which has no message that would mean nothing; see `weir webhook deliveries {webhook_id}`")
         ping = ping_of(found, secrets.token_hex(8), now_us)
         if until_us is not None:
             ping = msgspec.structs.replace(ping, due_us=until_us, tries=1, tried_us=now_us)
         store.enqueue(session, [ping])
-    return Claimed(ping, found.url)
+    return Claimed(ping, found.url, found.kind)
 
 
 def list_deliveries(db: Database, webhook_id: str | None = None, *, limit: int = 100) -> list[Delivery]:
@@ -87,3 +103,25 @@ def list_deliveries(db: Database, webhook_id: str | None = None, *, limit: int =
         if webhook_id is not None and store.get_webhook(session, webhook_id) is None:
             raise NotFound("webhook", webhook_id)
         return store.deliveries(session, webhook_id, limit)
+
+
+def send_again(db: Database, delivery_id: str, now_us: int) -> Delivery:
+    """Have a message that failed sent once more, under the same id. Raises `NotFound` where none of that id has failed."""
+    with db.write() as session:
+        found = store.again(session, delivery_id, now_us)
+    if found is None:
+        raise NotFound("failed message", delivery_id)
+    return found
+
+
+def set_stripe_customer(db: Database, tenant_id: str, customer: str | None, now_us: int) -> None:
+    """Say who a tenant is in Stripe; None: nobody, it is told nothing more of it. Raises `Invalid`, `NotFound`, `Conflict` (another tenant is)."""
+    if customer is not None:
+        check_customer(customer)
+    with db.write() as session:
+        note_change(session, tenant_id, now_us)
+        require_tenant(session, tenant_id)
+        other = None if customer is None else feeds.tenant_of_customer(session, customer)
+        if other not in (None, tenant_id):
+            raise Conflict(f"customer `{customer}` in {STRIPE.title()} is tenant `{other}` already; two tenants cannot be billed as one")
+        feeds.set_customer(session, tenant_id, customer)

@@ -1,4 +1,4 @@
-"""`weir webhook`: endpoints that are told when a tenant's credits run low. A signing secret is printed once, when its endpoint is added."""
+"""`weir webhook`: who is told when credits run low, of use and of invoices. A signing secret is printed once, when its webhook is added."""
 
 import asyncio
 from typing import Annotated, Any
@@ -7,8 +7,9 @@ import msgspec
 import typer
 
 from backends.transport.over_httpx import HttpxTransport
-from billing.alerts.webhook import DONE, EVENTS, Delivery, Webhook
+from billing.alerts.webhook import ALERTS, DONE, EVENTS, Delivery, Webhook
 from billing.errors import NotFound
+from billing.feeds.destination import KINDS, MEASURES, SOURCE, STRIPE, WEBHOOK
 from billing.operations import webhooks
 from gateway.cli.books import Books, ConfigOption, open_books
 from gateway.cli.failure import Failure
@@ -16,9 +17,9 @@ from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_r
 from gateway.webhooks import Sender
 from gateway.wire.instants import show as instant
 
-app = typer.Typer(no_args_is_help=True, help="Webhooks: who is told when credits run low.")
+app = typer.Typer(no_args_is_help=True, help="Webhooks: who is told when credits run low, of use and of invoices; Stripe and OpenMeter too.")
 WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK_ID")]
-COLUMNS = ("id", "url", "tenant", "events", "created", "disabled")
+COLUMNS = ("id", "kind", "url", "tenant", "events", "options", "created", "disabled")
 SENT = ("id", "webhook", "tenant", "type", "percent", "state", "tries", "status", "answer", "created", "tried", "due", "body")
 BRIEF = ("created", "webhook", "tenant", "type", "percent", "state", "tries", "status", "answer")
 
@@ -28,14 +29,35 @@ def add(
     url: Annotated[str, typer.Argument(help="https://...; http:// for this machine alone, or with webhooks.allow_http")],
     *,
     tenant: Annotated[str | None, typer.Option("--tenant", help="whose events; left out: every tenant's")] = None,
-    events: Annotated[str | None, typer.Option("--events", help=f"which, with commas between them; left out: all ({', '.join(EVENTS)})")] = None,
+    events: Annotated[str | None, typer.Option("--events", help=f"of {', '.join(EVENTS)}, with commas; left out: {' and '.join(ALERTS)}")] = None,
+    kind: Annotated[str, typer.Option("--kind", help=f"whose interface the URL has: {', '.join(KINDS)}")] = WEBHOOK,
+    meter: Annotated[str | None, typer.Option("--meter", help="stripe: the event of its meter, which counts thousandths of a credit")] = None,
+    measure: Annotated[str | None, typer.Option("--measure", help=f"stripe: {' or '.join(MEASURES)}; left out: {MEASURES[0]}")] = None,
+    source: Annotated[str | None, typer.Option("--source", help=f"openmeter: where its events come from; left out: {SOURCE}")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Add an endpoint and print its signing secret, for the only time."""
+    """Add an endpoint. Of a webhook the signing secret is printed, for the only time; Stripe's and OpenMeter's keys are settings of the gateway."""
     chosen = None if events is None else tuple(event.strip() for event in events.split(",") if event.strip())
     with open_books(config) as books:
         allow_http = books.settings.webhooks.allow_http
-        added = webhooks.add_webhook(books.database, books.hasher(), url=url, tenant_id=tenant, events=chosen, allow_http=allow_http, now_us=books.now_us)
+        options = {name: text for name, text in (("meter", meter), ("measure", measure), ("source", source)) if text is not None}
+        added = webhooks.add_webhook(
+            books.database,
+            books.hasher(),
+            url=url,
+            tenant_id=tenant,
+            events=chosen,
+            allow_http=allow_http,
+            kind=kind,
+            options=options,
+            now_us=books.now_us,
+        )
+        keyless = kind == STRIPE and books.settings.webhooks.stripe_key is None
+    if keyless:
+        typer.echo("warning: webhooks.stripe_key is not set in this configuration; what is told waits until it is", err=True)
+    if added.secret is None:
+        typer.echo(f"{added.webhook.id}: {kind} is told from now on; see what was sent with: weir webhook deliveries {added.webhook.id}")
+        return
     typer.echo(added.secret)
     typer.echo(
         f"{added.webhook.id}: give the secret above to the receiver, it cannot be shown again. Try it with: weir webhook test {added.webhook.id}", err=True
@@ -87,6 +109,27 @@ def deliveries(
     write_rows([_sent(one) for one in found], form, SENT, "nothing was sent yet", brief=BRIEF)
 
 
+@app.command()
+def retry(message: Annotated[str, typer.Argument(metavar="MESSAGE_ID", help="as deliveries show it")], config: ConfigOption = None) -> None:
+    """Have a message that failed sent once more by the running gateway, under the same id."""
+    with open_books(config) as books:
+        webhooks.send_again(books.database, message, books.now_us)
+    typer.echo(f"message {message} is due again")
+
+
+@app.command()
+def customer(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
+    customer: Annotated[str | None, typer.Argument(metavar="CUSTOMER", help="its id in Stripe, like cus_NciAYcXfLnqBoz; left out: nobody any more")] = None,
+    *,
+    config: ConfigOption = None,
+) -> None:
+    """Say who a tenant is in Stripe: destinations of that kind are told of tenants they know."""
+    with open_books(config) as books:
+        webhooks.set_stripe_customer(books.database, tenant, customer, books.now_us)
+    typer.echo(f"tenant {tenant} is {f'customer {customer}' if customer else 'nobody'} in Stripe")
+
+
 async def _send(books: Books, webhook_id: str) -> Delivery:
     transport = HttpxTransport()
     try:
@@ -100,9 +143,11 @@ async def _send(books: Books, webhook_id: str) -> Delivery:
 def _row(webhook: Webhook) -> dict[str, Any]:
     return {
         "id": webhook.id,
+        "kind": webhook.kind,
         "url": webhook.url,
         "tenant": webhook.tenant_id,
-        "events": "all" if webhook.events is None else ",".join(webhook.events),
+        "events": ",".join(ALERTS if webhook.events is None else webhook.events),
+        "options": ",".join(f"{name}={text}" for name, text in sorted((webhook.options or {}).items())) or None,
         "created": instant(webhook.created_us),
         "disabled": instant(webhook.disabled_us) or None,
     }
@@ -114,7 +159,7 @@ def _sent(one: Delivery) -> dict[str, Any]:
         "webhook": one.webhook_id,
         "tenant": one.tenant_id,
         "type": one.type,
-        "percent": msgspec.json.decode(one.body)["data"].get("percent"),
+        "percent": msgspec.json.decode(one.body)["data"].get("percent") if one.type in ALERTS else None,
         "state": one.state,
         "tries": one.tries,
         "status": one.status,

@@ -39,6 +39,8 @@ def test_201_gives_the_secret_this_once(api: AdminApi) -> None:
         "url": URL,
         "tenant_id": "acme",
         "events": ["credits.exhausted"],
+        "kind": "webhook",
+        "options": {},
         "created_at": "2026-11-03T12:00:00Z",
         "disabled_at": None,
     }
@@ -138,3 +140,21 @@ async def _credits(house: Any) -> dict[str, Any]:
 async def _figure(house: Any, series: str) -> str:
     lines = (await house.client.get("/metrics")).text.splitlines()
     return next((line.rpartition(" ")[2].removesuffix(".0") for line in lines if line.startswith(series + " ")), "")
+
+
+def test_stripe_takes_its_options_and_gives_no_secret(api: AdminApi) -> None:
+    added = add(api, kind="stripe", events=["usage.hourly"], options={"meter": "weir"})
+    assert (added["secret"], added["kind"], added["options"]) == (None, "stripe", {"meter": "weir", "measure": "used"})
+    assert api.http.post(f"/admin/webhooks/{added['id']}/test").status_code == 409
+    refused = api.http.post("/admin/webhooks", json={"url": URL, "kind": "stripe", "events": ["usage.hourly"]})
+    assert (refused.status_code, "meter: is missing" in refused.text) == (422, True)
+
+
+def test_a_tenant_is_a_customer_in_stripe_until_it_is_nobody(api: AdminApi) -> None:
+    for customer, status in (("cus_1", 204), ("acme", 422), (None, 204)):
+        assert api.http.put("/admin/webhooks/stripe-customers/acme", json={"customer": customer}).status_code == status
+    assert api.http.put("/admin/webhooks/stripe-customers/nobody", json={"customer": "cus_1"}).status_code == 404
+
+
+def test_404_to_send_again_what_has_not_failed(api: AdminApi) -> None:
+    assert api.http.post("/admin/webhooks/deliveries/msg_1/retry").status_code == 404

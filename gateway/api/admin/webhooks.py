@@ -1,12 +1,12 @@
-"""/admin/webhooks: endpoints that are told of thresholds; the signing secret is in the answer that added one and nowhere else."""
+"""/admin/webhooks: who is told of thresholds, use and invoices; a signing secret is in the answer that added a webhook and nowhere else."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 from pydantic import BaseModel, Field
 
-from billing.alerts.webhook import EVENTS, Delivery, Webhook
+from billing.alerts.webhook import ALERTS, EVENTS, Delivery, Webhook
 from billing.operations import webhooks
 from gateway.auth.admin import AdminDesk
 from gateway.config.forms import Form, Slug
@@ -21,7 +21,9 @@ class WebhookNew(Form):
 
     url: str = Field(examples=["https://example.com/hook"], description="https; http for this machine alone, or with webhooks.allow_http")
     tenant_id: Slug | None = None
-    events: list[str] | None = Field(None, description=f"{', '.join(EVENTS)}; left out: all")
+    events: list[str] | None = Field(None, description=f"{', '.join(EVENTS)}; left out: {' and '.join(ALERTS)}")
+    kind: Literal["webhook", "stripe", "openmeter"] = Field("webhook", description="whose interface the URL has")
+    options: dict[str, str] = Field({}, description="stripe told of usage: `meter`, and `measure` used or overage; openmeter: `source`")
 
 
 class WebhookOut(BaseModel):
@@ -31,14 +33,22 @@ class WebhookOut(BaseModel):
     url: str
     tenant_id: str | None
     events: list[str] | None
+    kind: str
+    options: dict[str, str]
     created_at: datetime
     disabled_at: datetime | None
 
 
 class WebhookAdded(WebhookOut):
-    """An endpoint with its signing secret, for the only time."""
+    """An endpoint, a webhook with its signing secret, for the only time."""
 
-    secret: str
+    secret: str | None
+
+
+class Customer(Form):
+    """Who a tenant is in Stripe; null: nobody."""
+
+    customer: str | None = Field(examples=["cus_NciAYcXfLnqBoz"])
 
 
 class DeliveryOut(BaseModel):
@@ -69,6 +79,8 @@ def add(body: WebhookNew, desk: AdminDesk, request: Request) -> WebhookAdded:
         tenant_id=body.tenant_id,
         events=None if body.events is None else tuple(body.events),
         allow_http=services.settings.webhooks.allow_http,
+        kind=body.kind,
+        options=body.options,
         now_us=desk.now_us(),
     )
     return WebhookAdded(**_out(added.webhook).model_dump(), secret=added.secret)
@@ -84,6 +96,18 @@ def index(desk: AdminDesk) -> list[WebhookOut]:
 def deliveries(desk: AdminDesk, webhook_id: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[DeliveryOut]:
     """List the latest messages, to one endpoint or to all, newest first. They are kept for 30 days."""
     return [_delivery(one) for one in webhooks.list_deliveries(desk.database, webhook_id, limit=limit)]
+
+
+@router.post("/deliveries/{delivery_id}/retry", summary="Send a message that failed again", status_code=202)
+def send_again(delivery_id: str, desk: AdminDesk) -> DeliveryOut:
+    """Queue a message that failed once more; it is sent within a second, under the same id."""
+    return _delivery(webhooks.send_again(desk.database, delivery_id, desk.now_us()))
+
+
+@router.put("/stripe-customers/{tenant_id}", summary="Say who a tenant is in Stripe", status_code=204)
+def set_customer(tenant_id: str, body: Customer, desk: AdminDesk) -> None:
+    """Say who a tenant is in Stripe. A destination of kind stripe is told of tenants that it knows, from when it was added."""
+    webhooks.set_stripe_customer(desk.database, tenant_id, body.customer, desk.now_us())
 
 
 @router.post("/{webhook_id}/test", summary="Send a test to a webhook", status_code=202)
@@ -104,6 +128,8 @@ def _out(webhook: Webhook) -> WebhookOut:
         url=webhook.url,
         tenant_id=webhook.tenant_id,
         events=None if webhook.events is None else list(webhook.events),
+        kind=webhook.kind,
+        options=webhook.options or {},
         created_at=from_us(webhook.created_us),
         disabled_at=None if webhook.disabled_us is None else from_us(webhook.disabled_us),
     )
