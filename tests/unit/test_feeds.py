@@ -270,7 +270,7 @@ async def test_openmeter_gets_cloud_events_that_the_specifications_sdk_reads(db:
         (f"{message.id}.0", "weir", "weir.usage", "acme"),
         (f"{message.id}.1", "weir", "weir.usage", "acme"),
     ]
-    assert [one.get_data()["credits"] for one in read] == ["1", "0.000000005"]
+    assert [msgspec.convert(one.get_data(), dict)["credits"] for one in read] == ["1", "0.000000005"]
 
 
 async def test_a_webhook_gets_the_whole_invoice_signed(db: Database, receiver: ScriptedUpstream, transport: HttpxTransport) -> None:
