@@ -106,6 +106,8 @@ class Slots:
         for name, gate in self._gates.items():
             try:
                 gate.resize(self._may_take(name))
+                if not self._pools[name].up:
+                    gate.stir()
             except Exception:  # neither the beat nor the other backends are to end for it
                 log.exception("the slots of backend %s could not be set; it is tried again", name)
 

@@ -1,8 +1,8 @@
 """Reserved -> Queued: a slot at a backend's gate, in the lane that the credits bought.
 
 A request waits at its model's first backend. While it does, a stream is told so by comments, so that nothing on its way takes it for dead; a
-fast one may spill over to the next backend, where its plan pays for that; a slow one is called back when its tenant has credits again. In a paced
-plan a slow one is held back first. Whoever has entered leaves, on every path.
+fast one may spill over to the next backend, where its plan pays for that; a slow one is called back when its tenant has credits again. Where the backend
+goes out meanwhile and another of its model is up, any goes there. In a paced plan a slow one is held back first. Whoever has entered leaves, on every path.
 """
 
 import math
@@ -42,10 +42,13 @@ async def enter(services: "Services", settler: Settler, attempts: Sequence["Atte
 
     None: the tenant has credits again, so the request is to be reserved anew. Raises `SlowDown`.
     """
-    attempt = attempts[0]
-    place = Place(attempt, services.gates[attempt.backend], _ticket(settler.reserved))
-    settler.place = await Turn(services, settler, place, attempts[1:]).wait(client)
-    return settler.place
+    while True:
+        attempt = attempts[0]
+        turn = Turn(services, settler, Place(attempt, services.gates[attempt.backend], _ticket(settler.reserved)), attempts[1:])
+        settler.place = await turn.wait(client)
+        if not turn.deserted:
+            return settler.place
+        attempts = sorted(attempts, key=lambda one: not one.pool.up)
 
 
 def leave(settler: Settler) -> None:
@@ -56,9 +59,12 @@ def leave(settler: Settler) -> None:
 
 
 class Turn:
-    """One request's wait at one gate; `others` are the backends it may spill over to. Times in seconds of the monotonic clock."""
+    """One request's wait at one gate; `others` are its model's other backends. Times in seconds of the monotonic clock.
 
-    __slots__ = ("_delay_until_s", "_services", "_settler", "_since_s", "_spill_at_s", "_spills", "_tell_at_s", "place")
+    `deserted`: it gave its place up, since the backend is out and another is up.
+    """
+
+    __slots__ = ("_delay_until_s", "_others", "_services", "_settler", "_since_s", "_spill_at_s", "_spills", "_tell_at_s", "deserted", "place")
 
     def __init__(self, services: "Services", settler: Settler, place: Place, others: Sequence["Attempt"]) -> None:
         self._services = services
@@ -68,26 +74,29 @@ class Turn:
         terms, fast = admitted.terms, settler.reserved.lane is FAST
         now_s = services.clock.monotonic_s()
         self._since_s = now_s
+        self._others = others
+        self.deserted = False
         self._spills = others if fast and terms.spill_after_ms is not None else ()
         self._spill_at_s = now_s + terms.spill_after_ms / 1000 if self._spills and terms.spill_after_ms is not None else math.inf
         self._tell_at_s = now_s + services.settings.lanes.comment_every_s if admitted.received.call.stream else math.inf
         self._delay_until_s = admitted.received.at_s + terms.slow_delay_ms / 1000 if not fast and terms.slow_delay_ms and not settler.attempts else now_s
 
     async def wait(self, client: Client) -> Place | None:
-        """Wait for it; None: the tenant has credits again."""
+        """Wait for it; None: the tenant has credits again, or it is `deserted`."""
         clock, settler = self._services.clock, self._settler
         gate, ticket = self.place.gate, self.place.ticket
         try:
             await self._held_back(client)
             if not ticket.recalled and (found := self._entered()) is not None:
                 return found
-            while not ticket.recalled:
+            while not ticket.recalled and not self._out():
                 now_s = clock.monotonic_s()
                 if await gate.wait(ticket, max(0.0, min(self._spill_at_s, self._tell_at_s) - now_s) if self._looks_around else None):
                     return self.place
                 if (found := await self._look_around(client)) is not None:
                     return found
             gate.abandon(ticket)
+            self.deserted = not ticket.recalled
             return None
         except SlowDown:
             self._services.metrics.lane_refused(ticket.lane.value, "wait_over" if ticket.left else "queue_full")
@@ -114,6 +123,10 @@ class Turn:
             gate.abandon(ticket)
             return found
         return None
+
+    def _out(self) -> bool:
+        """Tell whether the backend is out and another of the model is up."""
+        return not self.place.attempt.pool.up and any(other.pool.up for other in self._others)
 
     @property
     def _looks_around(self) -> bool:

@@ -1,7 +1,7 @@
 """The one async thing about lanes: a request waits here for its slot.
 
 A waiter is a future and a ticket; it costs no thread and no connection. Who waits may be woken for something else than its slot: to look
-around (`within_s`), or because its tenant has credits again (`recall`). Whoever entered leaves, also when cancelled while waiting.
+around (`within_s`, `stir`), or because its tenant has credits again (`recall`). Whoever entered leaves, also when cancelled while waiting.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from gateway.lanes.queue import FairQueue, Full, Ticket, slow_slots_of
 from gateway.lanes.retry import Pace
 from gateway.lanes.standing import Lane
 
-Waiter = asyncio.Future[bool]  # True: the slot is there; False: the tenant's credits are back
+Waiter = asyncio.Future[bool | None]  # True: the slot is there; False: the tenant's credits are back; None: look around
 
 
 class Gate:
@@ -53,19 +53,20 @@ class Gate:
     async def wait(self, ticket: Ticket, within_s: float | None = None) -> bool:
         """Wait for the slot of a ticket that `enter_now` enqueued; True when it is there.
 
-        False, with its place kept: `within_s` is over, or its tenant has credits again (`ticket.recalled`). Raises `SlowDown` when it has waited for
-        as long as its lane lets it, counted from when it was enqueued.
+        False, with its place kept: `within_s` is over, it was stirred, or its tenant has credits again (`ticket.recalled`). Raises `SlowDown` when it
+        has waited for as long as its lane lets it, counted from when it was enqueued.
         """
         limit_s = self._wait_s_max[ticket.lane]
         left_s = limit_s - (self._now_us() - ticket.since_us) / 1e6
         last = within_s is None or left_s <= within_s
         try:
-            if ticket.granted or await self._woken(ticket, left_s if within_s is None or last else within_s):
-                return True
+            early = not ticket.granted and await self._woken(ticket, left_s if within_s is None or last else within_s)
         except BaseException:  # cancelled: the client left; a slot that was granted meanwhile goes to the next
             self.abandon(ticket)
             raise
-        if last and not ticket.recalled:
+        if ticket.granted:
+            return True
+        if last and not early:
             self.abandon(ticket)
             raise self._refusal(ticket, f"did not come to this request within {limit_s:g} s")
         return False
@@ -105,6 +106,12 @@ class Gate:
             if not waiter.done():
                 waiter.set_result(False)
 
+    def stir(self) -> None:
+        """Wake everybody who waits, to look around: the backend is out, and another may serve them."""
+        for waiter in self._waiters.values():
+            if not waiter.done():
+                waiter.set_result(None)
+
     def resize(self, slots: int) -> None:
         """Have so many slots from now on, beside those of stranded requests, and wake those who run next."""
         self._slots = slots
@@ -122,7 +129,7 @@ class Gate:
         return True
 
     async def _woken(self, ticket: Ticket, within_s: float) -> bool:
-        """Wait until somebody wakes it, or for so long; True: with its slot."""
+        """Wait until somebody wakes it, or for so long; True: woken before."""
         waiter: Waiter = asyncio.get_running_loop().create_future()
         self._waiters[id(ticket)] = waiter
         slow = self._slow.setdefault(ticket.tenant, set()) if ticket.lane is Lane.SLOW else None
@@ -130,16 +137,16 @@ class Gate:
             slow.add(waiter)
         try:
             async with asyncio.timeout(max(0.0, within_s)):
-                ticket.recalled = not await waiter
+                ticket.recalled = await waiter is False
+                return True
         except TimeoutError:
-            pass  # the time is over: the caller looks around
+            return False
         finally:
             del self._waiters[id(ticket)]
             if slow is not None:
                 slow.discard(waiter)
                 if not slow and self._slow.get(ticket.tenant) is slow:
                     del self._slow[ticket.tenant]
-        return ticket.granted
 
     def _wake(self, now_us: int) -> None:
         for granted in self.queue.next(now_us):

@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from backends.health import eject
 from billing.money import NCR_PER_CREDIT
 from billing.operations import grants
 from gateway.lanes.standing import Lane
@@ -267,6 +268,42 @@ async def test_a_fast_request_spills_over_where_its_plan_pays_and_a_slow_one_nev
         await first
         assert all(gate.queue.running == 0 for gate in house.services.gates.values())
         assert len(await house.events(2)) == 2
+
+
+@pytest.mark.parametrize(("allowance", "lane"), [(1000 * CREDIT, Lane.FAST), (0, Lane.SLOW)], ids=["fast", "slow"])
+async def test_who_waits_at_a_backend_that_goes_out_goes_to_one_that_is_up(
+    tmp_path: Path, scripted_upstream: ScriptedUpstream, second_upstream: ScriptedUpstream, allowance: int, lane: Lane
+) -> None:
+    upstreams = {"own": one_slot(scripted_upstream), "dear": one_slot(second_upstream)}
+    async with open_house(tmp_path, upstreams, plan={"allowance_ncr": allowance}) as house:
+        gate, first = await holding(house, scripted_upstream, "f")
+        second_upstream.play(completion("second"))
+        second = asyncio.create_task(house.chat("f"))
+        await until(house, lane, 1, "own")
+        (server,) = house.services.pools["own"].replicas
+        eject(server, house.services.clock.monotonic_s())  # its probes failed
+        answer = await second
+        assert (answer.status_code, answer.headers["x-weir-backend"], answer.headers["x-weir-lane"]) == (200, "dear", lane.value)
+        gate.set()
+        await first
+        assert all((gate.queue.running, gate.queue.waiting(lane)) == (0, 0) for gate in house.services.gates.values())
+        assert len(await house.events(2)) == 2
+
+
+async def test_who_waits_where_no_other_backend_is_up_stays(tmp_path: Path, scripted_upstream: ScriptedUpstream, second_upstream: ScriptedUpstream) -> None:
+    upstreams = {"own": one_slot(scripted_upstream), "dear": one_slot(second_upstream)}
+    async with open_house(tmp_path, upstreams) as house:
+        gate, first = await holding(house, scripted_upstream, "f")
+        second = asyncio.create_task(house.chat("f"))
+        await until(house, Lane.FAST, 1, "own")
+        for pool in house.services.pools.values():
+            eject(pool.replicas[0], house.services.clock.monotonic_s())
+        house.services.gates["own"].stir()
+        await asyncio.sleep(0)
+        await until(house, Lane.FAST, 1, "own")
+        scripted_upstream.play(completion("second"))
+        gate.set()
+        assert [(await task).status_code for task in (first, second)] == [200, 200]
 
 
 NO_FLEX = [

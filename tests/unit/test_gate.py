@@ -81,6 +81,18 @@ async def test_a_slot_that_came_with_the_recall_is_kept_or_given_back_once() -> 
     assert gate.queue.running == 0
 
 
+async def test_who_is_stirred_keeps_its_place_and_is_not_refused() -> None:
+    gate = make_gate()
+    running, mine = ticket("a"), ticket("b")
+    assert gate.enter_now(running)
+    task = await waiting(gate, mine)
+    gate.stir()
+    assert await task is False
+    assert (mine.recalled, gate.queue.waiting(Lane.SLOW)) == (False, 1)
+    gate.leave(running, 10)
+    assert await gate.wait(mine) is True
+
+
 async def test_who_is_held_back_counts_for_the_lanes_depth_and_is_called_back_too() -> None:
     gate = make_gate(depth=1)
     held = ticket("held")
@@ -174,6 +186,8 @@ async def test_whoever_enters_leaves_also_when_cancelled_at_any_await(seed: int)
             dice.choice(tasks).cancel()
         if dice.random() < 0.2:
             gate.recall(dice.choice("abc"))
+        if dice.random() < 0.1:
+            gate.stir()
         if dice.random() < 0.5:
             await asyncio.sleep(0)
     for task in tasks:
