@@ -7,7 +7,7 @@ import logging
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.telemetry.logs import JsonFormatter, TextFormatter, configure_logging
+from gateway.telemetry.logs import KINDS_MAX, LINES_A_SECOND, JsonFormatter, Sparing, TextFormatter, configure_logging
 from gateway.telemetry.metrics import FRESH_MAX, Metrics
 
 PROMISED = """weir_requests weir_request_duration_seconds weir_time_to_first_token_seconds weir_overhead_seconds weir_inflight_requests weir_tokens
@@ -103,3 +103,27 @@ def test_configured_logging_writes_to_one_stream_and_respects_the_level() -> Non
     finally:
         root.handlers[:], root.level = before[0], before[1]
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["kept"]
+
+
+def test_of_lines_of_one_kind_so_many_a_second_are_written_and_the_next_says_how_many_were_not() -> None:
+    sparing = Sparing()
+
+    def line(second: float, text: str, *values: object) -> logging.LogRecord:
+        record = logging.LogRecord("weir", logging.INFO, "", 0, text, values, None)
+        record.created = second
+        return record
+
+    assert [sparing.filter(line(7.5, "request %s refused", number)) for number in range(30)] == [True] * LINES_A_SECOND + [False] * 10
+    assert sparing.filter(line(7.9, "another kind"))
+    later = line(8.0, "request %s refused", 31)
+    assert sparing.filter(later)
+    assert TextFormatter().format(later).endswith("request 31 refused not_shown=10")
+    last = line(8.1, "request %s refused", 32)
+    assert sparing.filter(last) and "not_shown" not in TextFormatter().format(last)
+
+
+def test_what_the_log_remembers_of_kinds_is_bounded() -> None:
+    sparing = Sparing()
+    for number in range(3 * KINDS_MAX):
+        assert sparing.filter(logging.LogRecord("weir", logging.INFO, "", 0, f"kind {number}", (), None))
+    assert len(sparing._seen) <= KINDS_MAX

@@ -47,6 +47,10 @@ def test_every_image_is_pinned(compose: dict[str, Any]) -> None:
     assert [image for image in images if not re.search(r":v?\d+(\.\d+)+", image)] == []
 
 
+def test_no_service_may_fill_the_disk_with_its_log(compose: dict[str, Any]) -> None:
+    assert {name for name, service in compose["services"].items() if not service.get("logging", {}).get("options", {}).get("max-size")} == set()
+
+
 def test_only_the_gateway_is_published_to_the_network(compose: dict[str, Any]) -> None:
     published = {name: port for name, service in compose["services"].items() for port in service.get("ports", [])}
     assert {name for name, port in published.items() if not port.startswith("127.0.0.1:")} == {"gateway"}
