@@ -99,7 +99,7 @@ class Turn:
             self.deserted = not ticket.recalled
             return None
         except SlowDown:
-            self._services.metrics.lane_refused(ticket.lane.value, "wait_over" if ticket.left else "queue_full")
+            self._services.metrics.lane_refused(ticket.lane.value, "wait_over" if ticket.left and not ticket.pushed else "queue_full")
             raise
         except BaseException:  # cancelled, as the client left, or a bug of ours: a place or slot that nobody gives up would be lost for good
             gate.abandon(ticket)

@@ -37,13 +37,21 @@ class Gate:
         self._paces = {lane: Pace() for lane in Lane}
 
     def enter_now(self, ticket: Ticket) -> bool:
-        """Take a slot if one is free for this ticket; False: it waits, and `wait` must be awaited. Raises `SlowDown` when the queue is full."""
+        """Take a slot if one is free for this ticket; False: it waits, and `wait` must be awaited.
+
+        A full queue takes it all the same where another tenant has more there: that one's newest makes room, and is refused. Raises `SlowDown`.
+        """
+        now_us = self._now_us()
         try:
-            now_us = self._now_us()
-            if not self.queue.offer(ticket, now_us):
-                self._wake(now_us)
+            entered = self.queue.offer(ticket, now_us)
         except Full:
-            raise self._refusal(ticket, "is full") from None
+            pushed = self.queue.push_out(ticket.tenant, ticket.lane, now_us)
+            if pushed is None:
+                raise self._refusal(ticket, "is full") from None
+            self._rouse(pushed, None)
+            entered = self.queue.offer(ticket, now_us)
+        if not entered:
+            self._wake(now_us)
         return ticket.granted
 
     def enter_if_free(self, ticket: Ticket) -> bool:
@@ -60,12 +68,14 @@ class Gate:
         left_s = limit_s - (self._now_us() - ticket.since_us) / 1e6
         last = within_s is None or left_s <= within_s
         try:
-            early = not ticket.granted and await self._woken(ticket, left_s if within_s is None or last else within_s)
+            early = not ticket.granted and not ticket.pushed and await self._woken(ticket, left_s if within_s is None or last else within_s)
         except BaseException:  # cancelled: the client left; a slot that was granted meanwhile goes to the next
             self.abandon(ticket)
             raise
         if ticket.granted:
             return True
+        if ticket.pushed:
+            raise self._refusal(ticket, "is full, and this tenant has most there")
         if last and not early:
             self.abandon(ticket)
             raise self._refusal(ticket, f"did not come to this request within {limit_s:g} s")
@@ -151,9 +161,12 @@ class Gate:
     def _wake(self, now_us: int) -> None:
         for granted in self.queue.next(now_us):
             self._paces[granted.lane].note(now_us)
-            waiter = self._waiters.get(id(granted))
-            if waiter is not None and not waiter.done():
-                waiter.set_result(True)
+            self._rouse(granted, True)
+
+    def _rouse(self, ticket: Ticket, why: bool | None) -> None:
+        waiter = self._waiters.get(id(ticket))
+        if waiter is not None and not waiter.done():
+            waiter.set_result(why)
 
     def _refusal(self, ticket: Ticket, what: str) -> SlowDown:
         lane = ticket.lane

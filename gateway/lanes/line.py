@@ -26,7 +26,7 @@ class Ticket(msgspec.Struct, kw_only=True, eq=False):
     """One request in the queue. `cost` is its estimate in weighted tokens, `weight` in 1/WEIGHT_UNIT of a plan's.
 
     `limit` is how many of the tenant's may run in this lane at once; `borrows`: more may while nobody else wants the slots. `left`: it is out of
-    the queue, or has given its slot back; `recalled`: its tenant has credits again.
+    the queue, or has given its slot back; `recalled`: its tenant has credits again; `pushed`: it had to make room in a full queue.
     """
 
     tenant: str
@@ -40,6 +40,7 @@ class Ticket(msgspec.Struct, kw_only=True, eq=False):
     granted: bool = False
     left: bool = False
     recalled: bool = False
+    pushed: bool = False
 
 
 class Line:
@@ -114,6 +115,23 @@ class LaneQueue:
         elif line.gone > STALE_MAX + len(line.tickets) // 2:
             line.tickets = deque(kept for kept in line.tickets if not kept.left)
             line.gone = 0
+
+    def push_out(self, tenant: str, now_us: int) -> Ticket | None:
+        """Take the newest ticket out of the longest line and return it, where that line stays no shorter than the tenant's with one more; else None.
+
+        So whoever comes to a full lane finds a place until it has as many there as anybody: no tenant fills it against the others.
+        """
+        own = self._lines.get(tenant)
+        mine = 0 if own is None else len(own.tickets) - own.gone
+        if 2 * mine >= self.depth_max:  # nobody can have more; said at once, as it is what a tenant that floods the lane hears
+            return None
+        longest = max(self._lines.values(), key=lambda line: (len(line.tickets) - line.gone, line.tenant))
+        if len(longest.tickets) - longest.gone < mine + 2:
+            return None
+        ticket = next(ticket for ticket in reversed(longest.tickets) if not ticket.left)
+        ticket.left = ticket.pushed = True
+        self.dequeue(ticket, now_us)
+        return ticket
 
     def best(self, now_us: int) -> Line | None:
         """Return the line that is next, or None where none may go."""

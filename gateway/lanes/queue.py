@@ -85,6 +85,10 @@ class FairQueue:
         lane.enqueue(ticket, now_us)
         return False
 
+    def push_out(self, tenant: str, lane: Lane, now_us: int) -> Ticket | None:
+        """Make room for a tenant in a lane that is full, by a ticket of whoever has most there; return that ticket, or None where nobody has more."""
+        return self._lane(lane).push_out(tenant, now_us)
+
     def take(self, ticket: Ticket) -> bool:
         """Let a ticket run if it need pass nobody who could run and a slot is free for it; False: it is not taken in."""
         slow = ticket.lane is SLOW

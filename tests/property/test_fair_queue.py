@@ -78,6 +78,23 @@ class FairQueueMachine(RuleBasedStateMachine):
                 self.wake()
         except Full:
             assert waits >= DEPTH
+            self.make_room(ticket)
+
+    def make_room(self, ticket: Ticket) -> None:
+        """In a full lane a place is found for whoever has fewer there than another, and for nobody else."""
+        counts = {tenant: sum(one.tenant == tenant and one.lane is ticket.lane for one in self.waiting) for tenant in TENANTS}
+        pushed = self.queue.push_out(ticket.tenant, ticket.lane, self.now_us)
+        if pushed is None:
+            assert counts[ticket.tenant] >= DEPTH // 2 or max(counts.values()) <= counts[ticket.tenant] + 1
+            return
+        mine = [one for one in self.waiting if (one.tenant, one.lane) == (pushed.tenant, pushed.lane)]
+        assert pushed is mine[-1] and len(mine) == max(counts.values()) > counts[ticket.tenant] + 1
+        self.waiting.remove(pushed)
+        if self.queue.offer(ticket, self.now_us):
+            self.runs(ticket)
+        else:
+            self.waiting.append(ticket)
+            self.wake()
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), cost=st.integers(0, 2000))

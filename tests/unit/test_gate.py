@@ -93,6 +93,42 @@ async def test_who_is_stirred_keeps_its_place_and_is_not_refused() -> None:
     assert await gate.wait(mine) is True
 
 
+async def test_a_tenant_that_fills_a_lane_makes_room_for_another_with_its_newest() -> None:
+    gate = make_gate(depth=4)
+    running = ticket("running")
+    assert gate.enter_now(running)
+    flood = [ticket("flood") for _ in range(4)]
+    tasks = [await waiting(gate, one) for one in flood]
+    with pytest.raises(SlowDown, match="full"):
+        gate.enter_now(ticket("flood"))
+    late = await waiting(gate, ticket("late"))
+    with pytest.raises(SlowDown, match="this tenant has most there"):
+        await tasks[3]
+    again = await waiting(gate, ticket("late"))
+    with pytest.raises(SlowDown, match="this tenant has most there"):
+        await tasks[2]
+    with pytest.raises(SlowDown, match="full"):  # both have as many now
+        gate.enter_now(ticket("late"))
+    gate.abandon(flood[3])  # harmless: it is out already
+    assert gate.queue.waiting(Lane.SLOW) == 4
+    for task in (*tasks, late, again):
+        task.cancel()
+    await asyncio.gather(*tasks, late, again, return_exceptions=True)
+    assert gate.queue.waiting(Lane.SLOW) == 0
+
+
+async def test_one_that_makes_room_while_it_looks_around_is_refused_when_it_comes_back() -> None:
+    gate = make_gate(depth=2)
+    assert gate.enter_now(ticket("running"))
+    flood = [ticket("flood"), ticket("flood")]
+    for one in flood:
+        assert not gate.enter_now(one)
+    assert await gate.wait(flood[1], 0.0) is False
+    assert not gate.enter_now(ticket("late"))
+    with pytest.raises(SlowDown, match="this tenant has most there"):
+        await gate.wait(flood[1])
+
+
 async def test_who_is_held_back_counts_for_the_lanes_depth_and_is_called_back_too() -> None:
     gate = make_gate(depth=1)
     held = ticket("held")
