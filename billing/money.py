@@ -131,6 +131,11 @@ def ncr_of_price(price: Decimal, credits_per_unit: Decimal, units: int) -> tuple
     return whole, whole * units == ncr
 
 
+def times_percent(amount: Decimal, percent: Decimal) -> Decimal:
+    """Return so many percent of an amount, unrounded."""
+    return _EXACT.scaleb(_EXACT.multiply(amount, percent), -2)
+
+
 def add_exact(one: Decimal, other: Decimal) -> Decimal:
     """Add two amounts without rounding either."""
     return _EXACT.add(one, other)

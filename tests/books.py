@@ -36,7 +36,6 @@ def event(
         id=request_id(number),
         tenant_id=tenant,
         key_id="key_1",
-        model="m",
         backend="b",
         upstream_model="u",
         endpoint="chat/completions",
@@ -47,10 +46,9 @@ def event(
         lane=lane,
         source="reported",
         meter=Meter(input=7, output=3, cache_read=0),
-        rate_id=1,
         charge_ncr=charge_ncr,
         cover_ncr=charge_ncr if cover_ncr is None else cover_ncr,
-        **more,
+        **{"model": "m", "rate_id": 1, **more},
     )
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
 from billing.bulk import Insert, InsertNew, among, listed
-from billing.ledger.postings import GRANT_PREFIX, ROLLOVER, Entry, Posting, balanced, issue_entries
+from billing.ledger.postings import DEBT, GRANT_PREFIX, ROLLOVER, Entry, Posting, balanced, issue_entries
 from billing.ledger.table import LedgerEntryRow, LedgerTxRow
 
 _TX: Table = LedgerTxRow.metadata.tables["ledger_tx"]
@@ -106,6 +106,17 @@ def balances(session: Session) -> dict[tuple[str, str], int]:
         .group_by(LedgerTxRow.tenant_id, LedgerEntryRow.account)
     )
     return {(tenant_id, account): int(total) for tenant_id, account, total in session.exec(query)}
+
+
+def repaid(session: Session, tenant_ids: Iterable[str]) -> dict[str, int]:
+    """Return how much of tenants' debt grants have repaid since they began (ncr), by tenant; one that never owed anything is left out."""
+    query = (
+        columns(_TX.c.tenant_id, func.sum(_ENTRY.c.amount_ncr))
+        .join(_ENTRY, _ENTRY.c.tx_id == _TX.c.id)
+        .where(_ENTRY.c.account == DEBT, _ENTRY.c.amount_ncr > 0, _TX.c.tenant_id.in_(sorted(set(tenant_ids))))
+        .group_by(_TX.c.tenant_id)
+    )
+    return {tenant_id: int(total) for tenant_id, total in session.connection().execute(query)}
 
 
 def newest_entry(session: Session) -> int:

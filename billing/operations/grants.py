@@ -12,12 +12,15 @@ from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
 from billing.grants import store
 from billing.grants.grant import BY_ITSELF, KINDS, PRIORITY_DEFAULT, Grant
+from billing.invoices import store as invoices
+from billing.invoices.draft import Sale
 from billing.ledger import store as ledger
 from billing.ledger.postings import VOID, end_posting
 from billing.money import NCR_MAX
 from billing.tenants import store as tenants
 
 AMOUNT_NCR_MAX = NCR_MAX // 1000  # a thousand of the largest grants still add up in 64 bits
+PRICE_MINOR_MAX = 10**15
 ID_CHARS_MAX = 100
 NOTE_CHARS_MAX = 500
 MODELS_MAX = 100
@@ -38,9 +41,12 @@ def add_grant(
     key_id: str | None = None,
     project: str | None = None,
     models: Iterable[str] | None = None,
+    price_minor: int | None = None,
     now_us: int,
 ) -> Grant:
     """Give a tenant credits, usable from `effective_us` (now by default) until `expires_us` (for ever by default).
+
+    `price_minor` sells them: so much, in minor units of the tenant's currency, is a line on the invoice of the period that runs.
 
     `key_id`, `project` and `models` narrow down which requests may use them, all that are given together. A caller that may ask twice gives an
     id of its own: the second time is a `Conflict`. Raises `Invalid` (kind, amount, a grant that nobody could use, a key or a project that the tenant
@@ -63,6 +69,8 @@ def add_grant(
         models=None if models is None else tuple(sorted(set(models))),
     )
     _check(grant, now_us)
+    if price_minor is not None and not 0 < price_minor <= PRICE_MINOR_MAX:
+        raise Invalid("price", f"price: {price_minor} is out of range; more than 0 and at most {PRICE_MINOR_MAX} in minor units; leave it out for a gift")
     with db.write() as session:
         tenants.note_change(session, tenant_id, now_us)
         if tenants.get_tenant(session, tenant_id) is None:
@@ -71,6 +79,9 @@ def add_grant(
         if not store.insert_grant(session, grant):
             raise Conflict(f"grant `{grant.id}` exists already; nothing was given a second time")
         ledger.post(session, ledger.issues([grant]))
+        if price_minor is not None:
+            sale = Sale(grant_id=grant.id, amount_ncr=amount_ncr, price_minor=price_minor, at_us=now_us, note=note)
+            invoices.add_sale(session, sale, tenant_id)
     return grant
 
 

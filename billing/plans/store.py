@@ -1,5 +1,8 @@
 """Queries over plans, versions and subscriptions. Takes a session, never commits."""
 
+from collections import defaultdict
+from collections.abc import Iterable
+
 from sqlalchemy import ColumnElement, Table, bindparam, func, update
 from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
@@ -121,6 +124,15 @@ def subscriptions_within(session: Session, tenant_id: str, start_us: int, end_us
         .order_by(col(SubscriptionRow.started_us), SubscriptionRow.id)
     )
     return [_subscription(row) for row in session.exec(query)]
+
+
+def subscriptions_of(session: Session, tenant_ids: Iterable[str]) -> dict[str, list[Subscription]]:
+    """Return every subscription that tenants ever had, oldest first, by tenant; those that never were in force too."""
+    found: dict[str, list[Subscription]] = defaultdict(list)
+    query = select(SubscriptionRow).where(col(SubscriptionRow.tenant_id).in_(sorted(set(tenant_ids))))
+    for row in session.exec(query.order_by(col(SubscriptionRow.started_us), SubscriptionRow.id)):
+        found[row.tenant_id].append(_subscription(row))
+    return found
 
 
 def _not_ended(at_us: int) -> ColumnElement[bool]:

@@ -4,7 +4,7 @@
 become visible in order, and a gateway that reads `seq > last` never misses one. Ids counted as max + 1 lean on the same lock.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 
 from sqlalchemy import Table, bindparam, delete, func, literal, or_, text, union_all, update
@@ -95,6 +95,11 @@ def get_tenant(session: Session, tenant_id: str) -> Tenant | None:
 def all_tenants(session: Session) -> list[Tenant]:
     """Return every tenant, by id."""
     return [_tenant(row) for row in session.exec(select(TenantRow).order_by(TenantRow.id))]
+
+
+def tenants_of(session: Session, tenant_ids: Iterable[str]) -> dict[str, Tenant]:
+    """Return those of these tenants that exist, by id."""
+    return {row.id: _tenant(row) for row in session.exec(select(TenantRow).where(col(TenantRow.id).in_(sorted(set(tenant_ids)))))}
 
 
 def set_state(session: Session, tenant_id: str, state: str) -> None:

@@ -6,8 +6,9 @@ import typer
 
 from billing.errors import Invalid, NotFound
 from billing.grants.grant import Grant
-from billing.money import format_credits, parse_credits
+from billing.money import format_credits, parse_credits, parse_money
 from billing.operations import grants
+from billing.operations.tenants import get_tenant
 from billing.operations.usage import GrantStanding
 from gateway.cli.books import ConfigOption, open_books
 from gateway.cli.render import Format, FormatOption, YesOption, confirm, printable, write_rows
@@ -35,10 +36,11 @@ def add(
     key: Annotated[str | None, typer.Option("--key", metavar="KEY_ID", help="only this key's requests may use it")] = None,
     project: Annotated[str | None, typer.Option("--project", help="only this project's keys may use it")] = None,
     models: Annotated[str | None, typer.Option("--models", help="only requests for these models may use it: a,b")] = None,
+    price: Annotated[str | None, typer.Option("--price", help="sells them: a line on the invoice, in the tenant's currency, like 49.00")] = None,
     note: Annotated[str, typer.Option("--note")] = "",
     config: ConfigOption = None,
 ) -> None:
-    """Give a tenant credits."""
+    """Give a tenant credits, or sell it some."""
     amount_ncr = parse_credits(credits, "--credits")
     chosen = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
     if amount_ncr <= 0:
@@ -57,6 +59,7 @@ def add(
             key_id=key,
             project=project,
             models=chosen,
+            price_minor=None if price is None else parse_money(price, get_tenant(books.database, tenant).currency, "--price"),
             now_us=books.now_us,
         )
         books.warn_unrouted(made.models or (), "what the grant says of it")

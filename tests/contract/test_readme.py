@@ -3,12 +3,19 @@
 import json
 import re
 import shlex
+import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 
+from billing.db import Database
+from billing.invoices.company import Company
+from billing.invoices.store import set_company
+from billing.operations import invoices, periods, plans, tenants
+from billing.plans.terms import PlanTerms
+from billing.tenants.profile import Party
 from gateway.config import load_settings
 from tests.real.child import ROOT, status_of
 from tests.real.gateway import TENANT_KEY, Gateway, StartGateway
@@ -30,6 +37,20 @@ def ask(gateway: Gateway, key: str, model: str) -> str:
         if gateway.weir("usage", "event", event, check=False).returncode == 0:
             return event
     raise AssertionError(f"{event} was not booked")
+
+
+def invoiced(gateway: Gateway) -> str:
+    """Have a tenant of long ago, whose first period is closed, and return its invoice's id."""
+    begin_us = time.time_ns() // 1000 - 60 * 86_400_000_000
+    database = Database(f"sqlite:///{gateway.folder / 'weir-data' / 'weir.db'}")
+    plans.set_plan(database, PlanTerms(plan="old", monthly_fee_minor=4900), begin_us)
+    tenants.create_tenant(database, id="old", plan="old", now_us=begin_us)
+    with database.write() as session:
+        set_company(session, Company(party=Party(name="Example Ltd")))
+    periods.close_tenant(database, "old", time.time_ns() // 1000)
+    found = invoices.list_invoices(database, tenant_id="old")[0].id
+    database.close()
+    return found
 
 
 def test_the_configuration_of_the_readme_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +76,11 @@ def test_every_command_of_the_readme_works_as_written(gateway_process: StartGate
     gateway = gateway_process({"backends": {"echo": {"provider": "echo"}}, "models": routed})
     run = [line for line in LINES if line.split()[1] not in ("init", "check", "serve")]
     assert len(run) > 15, run
-    key, event = "", ""
+    key, event, invoice = "", "", ""
     for line in run:
+        if "INVOICE_ID" in line:
+            invoice = invoice or invoiced(gateway)
+            line = line.replace("INVOICE_ID", invoice)
         if "EVENT_ID" in line:
             event = event or ask(gateway, key, next(iter(models)))
         if "KEY_ID" in line:
@@ -65,7 +89,7 @@ def test_every_command_of_the_readme_works_as_written(gateway_process: StartGate
         done = gateway.weir(*shlex.split(line.replace("EVENT_ID", event))[1:])
         if found := TENANT_KEY.search(done.stdout):
             key = found[0]
-    assert event, "no line shows a usage event"
+    assert event and invoice, "no line shows a usage event, or an invoice"
     assert (gateway.folder / "invoices.csv").read_bytes().count(b"\n") >= 2
     assert [status_of(f"{gateway.root_url}{path}") for path in ("/health", "/ready", "/metrics", "/docs")] == [200] * 4
 

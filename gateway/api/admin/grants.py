@@ -7,8 +7,9 @@ from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, Field
 
 from billing.grants.grant import Grant
-from billing.money import format_credits, parse_credits
+from billing.money import format_credits, parse_credits, parse_money
 from billing.operations import grants
+from billing.operations.tenants import get_tenant
 from gateway.auth.admin import AdminDesk
 from gateway.config.forms import Form, PositiveCredits, PublicName, Slug
 from gateway.wire.instants import from_us, to_us
@@ -27,6 +28,7 @@ class GrantNew(Form):
     priority: int | None = Field(None, ge=-1000, le=1000, description="lower burns first; absent: by kind")
     effective_at: AwareDatetime | None = None
     expires_at: AwareDatetime | None = None
+    price: str | None = Field(None, description="sells them: a line on the invoice, in the tenant's currency", examples=["49.00"])
     note: str = Field("", max_length=500)
     key_id: str | None = Field(None, description="only requests of this key may use it")
     project: str | None = Field(None, description="only requests of this project's keys may use it")
@@ -56,7 +58,7 @@ class GrantOut(BaseModel):
 
 @router.post("", summary="Give a tenant credits", status_code=201)
 def create(body: GrantNew, desk: AdminDesk) -> GrantOut:
-    """Give a tenant credits."""
+    """Give a tenant credits, or sell it some."""
     made = grants.add_grant(
         desk.database,
         tenant_id=body.tenant_id,
@@ -70,6 +72,7 @@ def create(body: GrantNew, desk: AdminDesk) -> GrantOut:
         key_id=body.key_id,
         project=body.project,
         models=body.models,
+        price_minor=None if body.price is None else parse_money(body.price, get_tenant(desk.database, body.tenant_id).currency, "price"),
         now_us=desk.now_us(),
     )
     desk.changed()

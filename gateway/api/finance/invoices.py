@@ -1,17 +1,155 @@
-"""/finance/invoices: a month's invoice lines as a file: fees, and use by day and model, each rounded line for line."""
+"""/finance/invoices: drafts of closed periods, what was issued, and its corrections; and a month's invoice lines as a file."""
 
-from fastapi import Response
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
-from billing.operations import usage
-from gateway.auth.admin import AdminDesk
+from fastapi import Query, Response
+from pydantic import BaseModel, Field
+
+from billing.errors import Invalid
+from billing.invoices.store import Invoice
+from billing.money import format_money, parse_money
+from billing.operations import invoices, usage
+from gateway.auth.admin import AdminDesk, Desk
+from gateway.config.forms import Form, Slug
+from gateway.wire.documents import document_figures, invoice_figures
 from gateway.wire.problems import problem_router
 
 router = problem_router("/invoices")
+State = Literal["draft", "issued", "paid", "void"]
 
 
-@router.get("", summary="Download a month's invoice lines", response_class=Response, responses={200: {"description": "The file", "content": {"text/csv": {}}}})
+class InvoiceOut(BaseModel):
+    """An invoice or a credit note as it stands; `number` once it is issued. Amounts are decimal text in its currency."""
+
+    id: str
+    number: str | None
+    kind: Literal["invoice", "credit_note"]
+    state: State
+    tenant_id: str
+    currency: str
+    net: str
+    tax: str
+    total: str
+    period_start: datetime
+    period_end: datetime
+    issued_at: datetime | None
+    paid_at: datetime | None
+    voided_at: datetime | None
+    note: str | None
+    corrects_id: str | None
+
+
+class InvoiceShown(InvoiceOut):
+    """An invoice with what it says, its sha256 once it is issued, and what credit notes took off it (0 or less)."""
+
+    document: dict[str, Any]
+    sha256: str | None
+    credited: str
+
+
+class Reason(Form):
+    """Why."""
+
+    reason: str = Field(min_length=1, max_length=200)
+
+
+class Paid(Form):
+    """That it was paid."""
+
+    note: str | None = Field(None, max_length=200)
+
+
+class CreditedLine(Form):
+    """A line of the invoice and how much of it is credited; without an amount all that is left of it."""
+
+    line: int = Field(ge=1)
+    amount: str | None = Field(None, examples=["12.50"])
+
+
+class Credit(Reason):
+    """What is credited: some lines, or (left out) all that is left of the invoice."""
+
+    lines: list[CreditedLine] | None = Field(None, min_length=1)
+
+
+@router.get("", summary="List invoices")
+def index(
+    desk: AdminDesk,
+    *,
+    tenant_id: Slug | None = None,
+    state: State | None = None,
+    month: Annotated[str | None, Query(description="in which the period ended, like 2026-11")] = None,
+    after: str = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[InvoiceOut]:
+    """List invoices and credit notes by id; the next page begins `after` the last id of this one."""
+    found = invoices.list_invoices(desk.database, tenant_id=tenant_id, state=state, month=month, after=after, limit=limit)
+    return [InvoiceOut(**invoice_figures(one)) for one in found]
+
+
+@router.get(
+    "/lines", summary="Download a month's invoice lines", response_class=Response, responses={200: {"description": "The file", "content": {"text/csv": {}}}}
+)
 def export(month: str, desk: AdminDesk, tenant_id: str | None = None) -> Response:
     """Download a month's invoice lines (2026-11), of one tenant or of all."""
     data = usage.export_invoices(desk.database, month, tenant_id=tenant_id)
     headers = {"content-disposition": f'attachment; filename="invoices-{month}.csv"', "cache-control": "no-store"}
     return Response(data, media_type="text/csv; charset=utf-8; header=present", headers=headers)
+
+
+@router.get("/preview", summary="Preview a tenant's next invoice")
+def preview(tenant_id: Slug, desk: AdminDesk) -> dict[str, Any]:
+    """Show the invoice of the period that runs as it would be if it were closed now. Nothing is written."""
+    return document_figures(invoices.preview(desk.database, tenant_id, desk.now_us()))
+
+
+@router.get("/{invoice_id}", summary="Show an invoice")
+def show(invoice_id: str, desk: AdminDesk) -> InvoiceShown:
+    """Show an invoice or a credit note, by its id or number, with what it says."""
+    return _shown(invoices.show_invoice(desk.database, invoice_id))
+
+
+@router.post("/{invoice_id}/issue", summary="Issue an invoice")
+def issue(invoice_id: str, desk: AdminDesk) -> InvoiceShown:
+    """Give a draft its number and keep what it says, for ever."""
+    return _shown(invoices.issue_invoice(desk.database, invoice_id, desk.now_us()))
+
+
+@router.post("/{invoice_id}/pay", summary="Mark an invoice as paid")
+def pay(invoice_id: str, body: Paid, desk: AdminDesk) -> InvoiceOut:
+    """Say that an issued invoice is paid."""
+    return _out(invoices.pay_invoice(desk.database, invoice_id, desk.now_us(), note=body.note))
+
+
+@router.post("/{invoice_id}/void", summary="Declare an invoice void")
+def void(invoice_id: str, body: Reason, desk: AdminDesk) -> InvoiceOut:
+    """Declare an issued invoice void; its number stays its own."""
+    return _out(invoices.void_invoice(desk.database, invoice_id, desk.now_us(), reason=body.reason))
+
+
+@router.post("/{invoice_id}/credit", summary="Credit an invoice", status_code=201)
+def credit(invoice_id: str, body: Credit, desk: AdminDesk) -> InvoiceShown:
+    """Correct an issued invoice by a credit note, with a number of its own."""
+    return _shown(invoices.credit_invoice(desk.database, invoice_id, desk.now_us(), reason=body.reason, parts=_parts(desk, invoice_id, body)))
+
+
+def _parts(desk: Desk, invoice_id: str, body: Credit) -> dict[int, int | None] | None:
+    if body.lines is None:
+        return None
+    currency = invoices.show_invoice(desk.database, invoice_id).invoice.currency
+    parts: dict[int, int | None] = {}
+    for one in body.lines:
+        if one.line in parts:
+            raise Invalid("lines", f"lines: line {one.line} is named twice")
+        parts[one.line] = None if one.amount is None else parse_money(one.amount, currency, "amount")
+    return parts
+
+
+def _out(invoice: Invoice) -> InvoiceOut:
+    return InvoiceOut(**invoice_figures(invoice))
+
+
+def _shown(found: invoices.Shown) -> InvoiceShown:
+    credited = invoice_figures(found.invoice) | {"document": document_figures(found.document), "sha256": found.sha256}
+    return InvoiceShown(**credited, credited=format_money(found.credited_minor, found.invoice.currency))
