@@ -42,7 +42,7 @@ def ask(gateway: Gateway, key: str, model: str) -> str:
 def invoiced(gateway: Gateway) -> str:
     """Have a tenant of long ago, whose first period is closed, and return its invoice's id."""
     begin_us = time.time_ns() // 1000 - 60 * 86_400_000_000
-    database = Database(f"sqlite:///{gateway.folder / 'weir-data' / 'weir.db'}")
+    database = Database(f"sqlite:///{gateway.data_dir / 'weir.db'}")
     plans.set_plan(database, PlanTerms(plan="old", monthly_fee_minor=4900), begin_us)
     tenants.create_tenant(database, id="old", plan="old", now_us=begin_us)
     with database.write() as session:
