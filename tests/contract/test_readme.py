@@ -44,7 +44,7 @@ def invoiced(gateway: Gateway) -> str:
     begin_us = time.time_ns() // 1000 - 60 * 86_400_000_000
     database = Database(f"sqlite:///{gateway.data_dir / 'weir.db'}")
     plans.set_plan(database, PlanTerms(plan="old", monthly_fee_minor=4900), begin_us)
-    tenants.create_tenant(database, id="old", plan="old", now_us=begin_us)
+    tenants.create_tenant(database, id="old", name="Old", plan="old", now_us=begin_us)
     with database.write() as session:
         set_company(session, Company(party=Party(name="Example Ltd")))
     periods.close_tenant(database, "old", time.time_ns() // 1000)
