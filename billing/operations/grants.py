@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 from sqlmodel import Session
 
+from billing.audit.store import record
 from billing.credits import store as accounts
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
@@ -71,6 +72,7 @@ def add_grant(
         if not store.insert_grant(session, grant):
             raise Conflict(f"grant `{grant.id}` exists already; nothing was given a second time")
         ledger.post(session, ledger.issues([grant]))
+        record(session, now_us, action="grant.add", tenant_id=tenant_id, subject=grant.id, before=None, after=grant)
     return grant
 
 
@@ -103,7 +105,9 @@ def void_in(session: Session, grant: Grant, now_us: int) -> Grant:
     ledger.post(session, ledger.issues([fresh]))
     if fresh.remaining_ncr:
         ledger.post(session, [end_posting(VOID, fresh.id, fresh.tenant_id, now_us, fresh.remaining_ncr)])
-    return msgspec.structs.replace(fresh, voided_us=now_us, remaining_ncr=0, voided_ncr=fresh.voided_ncr + fresh.remaining_ncr)
+    voided = msgspec.structs.replace(fresh, voided_us=now_us, remaining_ncr=0, voided_ncr=fresh.voided_ncr + fresh.remaining_ncr)
+    record(session, now_us, action="grant.void", tenant_id=grant.tenant_id, subject=grant.id, before=fresh, after=voided)
+    return voided
 
 
 def _check_seat(session: Session, grant: Grant, now_us: int) -> None:

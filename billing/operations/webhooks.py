@@ -1,12 +1,14 @@
 """Webhook endpoints: add (the secret is shown once), list, remove, test; and what was sent to them. Each function is one transaction."""
 
 import secrets
+from urllib.parse import urlsplit
 
 import msgspec
 
 from billing.alerts import store
 from billing.alerts.store import Claimed
 from billing.alerts.webhook import Delivery, Webhook, check_events, check_url, ping_of, secret_text, signing_key
+from billing.audit.store import record
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
 from billing.operations.tenants import require_tenant
@@ -44,6 +46,7 @@ def add_webhook(
         if same:
             raise Conflict(f"webhook `{same[0].id}` has this URL and tenant already, and would be told everything twice; remove it first")
         store.insert_webhook(session, webhook)
+        record(session, now_us, action="webhook.add", tenant_id=tenant_id, subject=webhook.id, before=None, after=_recorded(webhook))
     return AddedWebhook(webhook=webhook, secret=secret_text(signing_key(hasher, webhook.id)))
 
 
@@ -58,9 +61,11 @@ def remove_webhook(db: Database, webhook_id: str, now_us: int) -> Webhook:
     with db.write() as session:
         found = store.get_webhook(session, webhook_id)
         note_change(session, found.tenant_id if found else None, now_us)
+        found = store.get_webhook(session, webhook_id)  # again: somebody may have been before us
         if found is None:
             raise NotFound("webhook", webhook_id)
         store.delete_webhook(session, webhook_id)
+        record(session, now_us, action="webhook.remove", tenant_id=found.tenant_id, subject=webhook_id, before=_recorded(found), after=None)
     return found
 
 
@@ -76,6 +81,7 @@ def queue_test(db: Database, webhook_id: str, now_us: int, *, until_us: int | No
         if until_us is not None:
             ping = msgspec.structs.replace(ping, due_us=until_us, tries=1, tried_us=now_us)
         store.enqueue(session, [ping])
+        record(session, now_us, action="webhook.test", tenant_id=found.tenant_id, subject=webhook_id, before=None, after={"message": ping.id})
     return Claimed(ping, found.url)
 
 
@@ -87,3 +93,9 @@ def list_deliveries(db: Database, webhook_id: str | None = None, *, limit: int =
         if webhook_id is not None and store.get_webhook(session, webhook_id) is None:
             raise NotFound("webhook", webhook_id)
         return store.deliveries(session, webhook_id, limit)
+
+
+def _recorded(webhook: Webhook) -> Webhook:
+    """Return an endpoint as the audit log may keep it for ever: many receivers take whoever knows the path and query of their URL."""
+    parts = urlsplit(webhook.url)
+    return msgspec.structs.replace(webhook, url=f"{parts.scheme}://{parts.netloc}/...")
