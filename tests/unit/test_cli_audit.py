@@ -101,3 +101,10 @@ def test_a_log_that_somebody_touched_ends_with_1_and_says_where(weir: Weir, stat
     said = weir("audit", "verify", "--head", head)
     assert (said.code, said.out) == (1, told + "\n")
     assert "keep the database" in said.err
+
+
+def test_the_proof_of_the_books_looks_at_the_log_too(weir: Weir) -> None:
+    assert "audit  ok     the audit log is as it was written (4 entries)" in weir("ledger", "verify").out
+    tamper("DELETE FROM audit_entry WHERE seq = 2")
+    said = weir("ledger", "verify")
+    assert (said.code, "audit  WRONG" in said.out, "- entry 2 is missing" in said.out) == (1, True, True)
