@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 from sqlmodel import Session
 
+from billing.audit.store import record
 from billing.credits import store as accounts
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
@@ -82,6 +83,7 @@ def add_grant(
         if price_minor is not None:
             sale = Sale(grant_id=grant.id, amount_ncr=amount_ncr, price_minor=price_minor, at_us=now_us, note=note)
             invoices.add_sale(session, sale, tenant_id)
+        record(session, now_us, action="grant.add", tenant_id=tenant_id, subject=grant.id, before=None, after=grant)
     return grant
 
 
@@ -114,7 +116,9 @@ def void_in(session: Session, grant: Grant, now_us: int) -> Grant:
     ledger.post(session, ledger.issues([fresh]))
     if fresh.remaining_ncr:
         ledger.post(session, [end_posting(VOID, fresh.id, fresh.tenant_id, now_us, fresh.remaining_ncr)])
-    return msgspec.structs.replace(fresh, voided_us=now_us, remaining_ncr=0, voided_ncr=fresh.voided_ncr + fresh.remaining_ncr)
+    voided = msgspec.structs.replace(fresh, voided_us=now_us, remaining_ncr=0, voided_ncr=fresh.voided_ncr + fresh.remaining_ncr)
+    record(session, now_us, action="grant.void", tenant_id=grant.tenant_id, subject=grant.id, before=fresh, after=voided)
+    return voided
 
 
 def _check_seat(session: Session, grant: Grant, now_us: int) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 import msgspec
 from sqlmodel import Session
 
+from billing.audit.store import record
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
 from billing.feeds.tell import tell_invoice
@@ -100,7 +101,9 @@ def issue_invoice(db: Database, name: str, now_us: int) -> Shown:
             due_day=(day + timedelta(days=company.payment_days)).isoformat(),
             payment_terms=TERMS[drafted.language].format(days=company.payment_days),
         )
-        return _issue(session, found, document, now_us)
+        issued = _issue(session, found, document, now_us)
+        record(session, now_us, action="invoice.issue", tenant_id=found.tenant_id, subject=found.id, before=found, after=issued.invoice)
+        return issued
 
 
 def credit_invoice(db: Database, name: str, now_us: int, *, reason: str, parts: Parts | None = None) -> Shown:
@@ -137,7 +140,9 @@ def credit_invoice(db: Database, name: str, now_us: int, *, reason: str, parts: 
             corrects_id=found.id,
         )
         store.insert_invoice(session, row)
-        return _issue(session, row, numbered, now_us)
+        issued = _issue(session, row, numbered, now_us)
+        record(session, now_us, action="invoice.credit", tenant_id=found.tenant_id, subject=found.id, before=None, after=issued.invoice)
+        return issued
 
 
 def pay_invoice(db: Database, name: str, now_us: int, *, note: str | None = None) -> Invoice:
@@ -194,6 +199,7 @@ def _move(db: Database, name: str, now_us: int, *, to: str, note: str | None) ->
             found, state=to, note=note, paid_us=now_us if to == PAID else found.paid_us, voided_us=now_us if to == VOID else found.voided_us
         )
         store.change_invoice(session, moved)
+        record(session, now_us, action=f"invoice.{to}", tenant_id=found.tenant_id, subject=found.id, before=found, after=moved)
         return moved
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from sqlmodel import Session
 
+from billing.audit.store import record
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
 from billing.operations.projects import used_now
@@ -70,9 +71,11 @@ def issue_key(
         store.note_change(session, tenant_id, now_us)
         if tenant_id is not None:
             require_tenant(session, tenant_id)
-            if project:
-                store.add_project(session, Project(tenant_id=tenant_id, name=project, ceiling_ncr=None, created_us=now_us))
+            made = Project(tenant_id=tenant_id, name=project or "", ceiling_ncr=None, created_us=now_us)
+            if project and store.add_project(session, made):
+                record(session, now_us, action="project.create", tenant_id=tenant_id, subject=project, before=None, after=made)
         store.insert_key(session, key, hasher.digest(secret))
+        record(session, now_us, action="key.issue", tenant_id=tenant_id, subject=key.id, before=None, after=key)
     return IssuedKey(id=key.id, secret=secret, key=key)
 
 
@@ -92,24 +95,28 @@ def limit_key(
         raise Invalid("limits", "limits: nothing to change; give requests or tokens a minute, or a ceiling")
     _check_limits(changes.get("requests_per_minute"), changes.get("tokens_per_minute"))
     with db.write() as session:
+        store.note_change(session, require_key(session, key_id).tenant_id, now_us)
         found = require_key(session, key_id)
-        store.note_change(session, found.tenant_id, now_us)
         if found.revoked_us is not None:
             raise Conflict(f"key `{key_id}` is revoked; its limits no longer matter")
         _check_share(found.kind, None, changes.get("ceiling_ncr"))
         store.set_key_limits(session, key_id, changes)
-    return msgspec.structs.replace(found, **changes)
+        limited = msgspec.structs.replace(found, **changes)
+        record(session, now_us, action="key.limit", tenant_id=found.tenant_id, subject=key_id, before=found, after=limited)
+    return limited
 
 
 def revoke_key(db: Database, key_id: str, now_us: int) -> Key:
     """Revoke a key from now on, for good. Raises `NotFound`, and `Conflict` for one that is revoked."""
     with db.write() as session:
+        store.note_change(session, require_key(session, key_id).tenant_id, now_us)
         found = require_key(session, key_id)
-        store.note_change(session, found.tenant_id, now_us)
         if found.revoked_us is not None:
             raise Conflict(f"key `{key_id}` is revoked already")
         store.revoke_key(session, key_id, now_us)
-    return msgspec.structs.replace(found, revoked_us=now_us)
+        revoked = msgspec.structs.replace(found, revoked_us=now_us)
+        record(session, now_us, action="key.revoke", tenant_id=found.tenant_id, subject=key_id, before=found, after=revoked)
+    return revoked
 
 
 def get_key(db: Database, key_id: str) -> Key:

@@ -1,10 +1,13 @@
-"""The ledger as finance reads it: one tenant's account in full, and the proof that all books agree. Both only read."""
+"""The ledger as finance reads it: one tenant's account in full, and the proof that all books agree and the log is whole. Both only read."""
 
+from collections import Counter
 from pathlib import Path
 
 import msgspec
 from sqlmodel import Session
 
+from billing.audit.chain import walk
+from billing.audit.store import every_entry
 from billing.credits import store as accounts
 from billing.db import Database
 from billing.errors import Invalid
@@ -97,9 +100,23 @@ def statement(
 
 
 def verify(db: Database, now_us: int, journal: Path | None = None) -> list[Proof]:
-    """Prove the invariants of the books in one snapshot, also while they are written to. `journal`: this machine's journal folder, looked through too."""
+    """Prove the invariants of the books, and the audit log's chain, in one snapshot, also while they are written to.
+
+    `journal`: this machine's journal folder, looked through too.
+    """
     with db.read(long=True, snapshot=True) as session:
-        return prove(session, now_us, journal)
+        return [*prove(session, now_us, journal), _untouched(session)]
+
+
+def _untouched(session: Session) -> Proof:
+    verdict = walk(every_entry(session))
+    return Proof(
+        number="audit",
+        says="the audit log is as it was written",
+        checked=Counter(entries=verdict.entries),
+        differences=[fault.says for fault in verdict.faults],
+        omitted=verdict.omitted,
+    )
 
 
 def _grants(session: Session, tenant_id: str, now_us: int) -> tuple[GrantAccount, ...]:

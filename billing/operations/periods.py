@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import text
 from sqlmodel import Session
 
+from billing.audit.store import record
 from billing.credits import store as accounts
 from billing.db import Database
 from billing.errors import Conflict, Invalid
@@ -170,8 +171,12 @@ def close_tenant(db: Database, tenant_id: str, now_us: int) -> int:
     while True:
         with db.write() as session:
             require_tenant(session, tenant_id)
+            before = store.cursor(session, tenant_id)
             if not close_due(session, now_us, limit=1, tenant_id=tenant_id):
                 return done
+            after = store.cursor(session, tenant_id)
+            steps = [None if one is None else one._asdict() for one in (before, after)]
+            record(session, now_us, action="period.close", tenant_id=tenant_id, subject=tenant_id, before=steps[0], after=steps[1])
             done += 1
 
 

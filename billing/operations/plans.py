@@ -1,5 +1,6 @@
 """Plans: write one (each writing is a new version) and list them. Each function is one transaction."""
 
+from billing.audit.store import record
 from billing.db import Database
 from billing.errors import NotFound
 from billing.plans import store
@@ -14,7 +15,10 @@ def set_plan(db: Database, terms: PlanTerms, now_us: int) -> PlanVersion:
     check_terms(terms)
     with db.write() as session:
         note_change(session, None, now_us)
-        return store.add_version(session, terms, now_us)
+        before = store.latest_version(session, terms.plan)
+        after = store.add_version(session, terms, now_us)
+        record(session, now_us, action="plan.set", tenant_id=None, subject=terms.plan, before=before, after=after)
+        return after
 
 
 def get_plan(db: Database, plan: str) -> PlanVersion:

@@ -3,6 +3,7 @@
 import msgspec
 from sqlmodel import Session
 
+from billing.audit.store import record
 from billing.credits import store as accounts
 from billing.db import Database
 from billing.grants.allowance import current_period
@@ -28,9 +29,12 @@ def set_project(db: Database, tenant_id: str, name: str, *, ceiling_ncr: int | N
         store.note_change(session, tenant_id, now_us)
         require_tenant(session, tenant_id)
         if store.add_project(session, wanted):
+            record(session, now_us, action="project.create", tenant_id=tenant_id, subject=name, before=None, after=wanted)
             return wanted
+        before = store.get_project(session, tenant_id, name)
         store.set_project_ceiling(session, tenant_id, name, ceiling_ncr)
         found = store.get_project(session, tenant_id, name)
+        record(session, now_us, action="project.set", tenant_id=tenant_id, subject=name, before=before, after=found)
     assert found is not None, "the insert was refused because it is there, and projects are never deleted"
     return found
 

@@ -4,11 +4,12 @@ The anchor of a tenant's months stays through every change. More credits come at
 given stays; fewer come when the period ends, so nobody loses what the month has promised. Either may be asked for otherwise.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from sqlmodel import Session
 
+from billing.audit.store import record
 from billing.credits import store as accounts
 from billing.db import Database
 from billing.errors import Conflict, Invalid
@@ -89,13 +90,16 @@ def change_plan(db: Database, tenant_id: str, plan: str, now_us: int, *, when: s
         accounts.lock(session, [tenant_id])  # no draw writes this period's allowance, or begins its months, meanwhile
         ensure_allowance(session, tenant_id, now_us, activate=False)  # what the old plan has promised for this period
         change, version = _decide(session, tenant, plan, when, now_us)
+        was = _held_now(session, tenant_id, now_us)
         if change.kept:
             plans.unschedule(session, tenant_id, now_us)
+            _record(session, "subscription.keep", tenant_id, was, now_us)
             return change
         anchor_us = None if change.before is None else change.before.anchor_us
         made = plans.subscribe(session, tenant_id, version, change.at_us, anchor_us=anchor_us)
         if change.credits_ncr or change.seat_ncr:
             grants.insert_grants(session, list(_extra(session, tenant, made, change, now_us)))
+        _record(session, "subscription.change", tenant_id, was, now_us, given={"credits_ncr": change.credits_ncr, "seat_ncr": change.seat_ncr})
         return change
 
 
@@ -138,10 +142,21 @@ def cancel_change(db: Database, tenant_id: str, now_us: int) -> Subscription:
         require_tenant(session, tenant_id)
         if plans.next_subscription(session, tenant_id, now_us) is None:
             raise Conflict(f"tenant `{tenant_id}` has no change of plan to come; there is nothing to take back")
+        was = _held_now(session, tenant_id, now_us)
         plans.unschedule(session, tenant_id, now_us)
+        _record(session, "subscription.keep", tenant_id, was, now_us)
         current = plans.subscription_at(session, tenant_id, now_us)
         assert current is not None, "what is to come follows what is in force"
         return current
+
+
+def _held_now(session: Session, tenant_id: str, now_us: int) -> dict[str, Subscription | None]:
+    return {"current": plans.subscription_at(session, tenant_id, now_us), "next": plans.next_subscription(session, tenant_id, now_us)}
+
+
+def _record(session: Session, action: str, tenant_id: str, was: Mapping[str, object], now_us: int, *, given: Mapping[str, int] | None = None) -> None:
+    after = {**_held_now(session, tenant_id, now_us), **{name: ncr for name, ncr in (given or {}).items() if ncr}}
+    record(session, now_us, action=action, tenant_id=tenant_id, subject=tenant_id, before=was, after=after)
 
 
 def _decide(session: Session, tenant: Tenant, plan: str, when: str | None, now_us: int) -> tuple[Change, PlanVersion]:

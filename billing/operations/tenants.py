@@ -2,6 +2,7 @@
 
 from sqlmodel import Session
 
+from billing.audit.store import record
 from billing.credits import store as accounts
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
@@ -11,6 +12,8 @@ from billing.plans import store as plans
 from billing.plans.terms import PlanVersion
 from billing.tenants import store
 from billing.tenants.tenant import STATES, Tenant, check_slug
+
+STATE_ACTIONS = {"active": "tenant.resume", "suspended": "tenant.suspend"}
 
 
 def create_tenant(db: Database, *, id: str, name: str, plan: str, currency: str = "USD", timezone: str = "UTC", now_us: int) -> Tenant:
@@ -30,6 +33,8 @@ def create_tenant(db: Database, *, id: str, name: str, plan: str, currency: str 
         store.insert_tenant(session, tenant)
         accounts.lock(session, [id])  # opens it
         plans.subscribe(session, id, version, now_us)
+        after = {"tenant": tenant, "plan": plan, "plan_version": version.version}
+        record(session, now_us, action="tenant.create", tenant_id=id, subject=id, before=None, after=after)
     return tenant
 
 
@@ -57,10 +62,12 @@ def set_state(db: Database, tenant_id: str, state: str, now_us: int) -> Tenant:
         raise Invalid("state", f"state: `{state}` is not one; write {' or '.join(STATES)}")
     with db.write() as session:
         store.note_change(session, tenant_id, now_us)
-        require_tenant(session, tenant_id)
+        before = require_tenant(session, tenant_id)
         store.set_state(session, tenant_id, state)
         session.expire_all()
-        return require_tenant(session, tenant_id)
+        after = require_tenant(session, tenant_id)
+        record(session, now_us, action=STATE_ACTIONS[state], tenant_id=tenant_id, subject=tenant_id, before=before, after=after)
+        return after
 
 
 def require_tenant(session: Session, tenant_id: str) -> Tenant:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from sqlmodel import Session
 
+from billing.audit.store import record
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
 from billing.rates import store
@@ -34,7 +35,9 @@ def propose_version(db: Database, book: Book, changes: Iterable[Change], *, note
         for other in store.all_versions(session, book):
             if other.state == "proposed" and other.changes == full and other.effective_us == effective_us:
                 raise Invalid("changes", f"changes: version {other.id} proposes the same already; publish it or withdraw it")
-        return store.insert_version(session, book=book, note=note, changes=full, effective_us=effective_us, now_us=now_us)
+        version = store.insert_version(session, book=book, note=note, changes=full, effective_us=effective_us, now_us=now_us)
+        record(session, now_us, action=f"{book}.propose", tenant_id=None, subject=str(version.id), before=None, after=version)
+        return version
 
 
 def publish_version(db: Database, book: Book, version_id: int, *, effective_us: int | None = None, now_us: int) -> Version:
@@ -50,7 +53,7 @@ def publish_version(db: Database, book: Book, version_id: int, *, effective_us: 
         if start_us is not None and start_us < now_us:
             raise Invalid("effective_us", f"effective: the instant that version {version_id} was proposed for has passed; say from when it is to apply")
         start_us = now_us if start_us is None else start_us
-        enter(session, version, effective_us=start_us, now_us=now_us)
+        enter(session, version, action="publish", effective_us=start_us, now_us=now_us)
         published = store.get_version(session, version_id)
         assert published is not None  # it was just written
         return published
@@ -60,10 +63,11 @@ def withdraw_version(db: Database, book: Book, version_id: int, now_us: int) -> 
     """Give a proposal up; it is kept, and cannot be published any more. Raises `NotFound`, and `Conflict` for one that is published or withdrawn."""
     with db.write() as session:
         note_change(session, None, now_us)
-        _open_version(session, book, version_id)
+        version = _open_version(session, book, version_id)
         store.mark_withdrawn(session, version_id, now_us)
         withdrawn = store.get_version(session, version_id)
         assert withdrawn is not None  # it was just written
+        record(session, now_us, action=f"{book}.withdraw", tenant_id=None, subject=str(version_id), before=version, after=withdrawn)
         return withdrawn
 
 
@@ -91,14 +95,34 @@ def set_at_once(session: Session, book: Book, changes: Iterable[Change], *, effe
     _not_passed(effective_us, now_us)
     start_us = now_us if effective_us is None else effective_us
     version = store.insert_version(session, book=book, note="", changes=full, effective_us=start_us, now_us=now_us)
-    return enter(session, version, effective_us=start_us, now_us=now_us)
+    return enter(session, version, action="set", effective_us=start_us, now_us=now_us)
 
 
-def enter(session: Session, version: Version, *, effective_us: int, now_us: int) -> list[Rate] | list[Cost]:
-    """Mark a proposal published and insert its entries, within a transaction whose `note_change` was made."""
+def enter(session: Session, version: Version, *, action: str, effective_us: int, now_us: int) -> list[Rate] | list[Cost]:
+    """Mark a proposal published and insert its entries, within a transaction whose `note_change` was made; record the prices before and after."""
+    before = _applying(session, version, effective_us)
     store.mark_published(session, version.id, effective_us=effective_us, now_us=now_us)
     insert = store.insert_rates if version.book == "rates" else store.insert_costs
-    return insert(session, version.changes, effective_us=effective_us, version_id=version.id, now_us=now_us)
+    made = insert(session, version.changes, effective_us=effective_us, version_id=version.id, now_us=now_us)
+    after = {_named(entry): entry for entry in made}
+    record(session, now_us, action=f"{version.book}.{action}", tenant_id=None, subject=str(version.id), before=before or None, after=after)
+    return made
+
+
+def _applying(session: Session, version: Version, at_us: int) -> dict[str, Rate | Cost]:
+    """Return what applies to a version's models at an instant, by their names."""
+    found: list[Rate | Cost | None] = []
+    for change in version.changes:
+        if version.book == "rates":
+            found.append(store.rate_at(session, change.model, at_us))
+            continue
+        begun = [cost for cost in store.all_costs(session, change.backend, change.model) if cost.effective_us <= at_us]
+        found.append(None if not begun or begun[-1].ended else begun[-1])
+    return {_named(entry): entry for entry in found if entry is not None}
+
+
+def _named(entry: Rate | Cost) -> str:
+    return f"{entry.backend}/{entry.model}" if isinstance(entry, Cost) else entry.model
 
 
 def _key(entry: Rate | Cost) -> tuple[str, str]:

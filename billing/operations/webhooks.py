@@ -4,12 +4,14 @@ Each function is one transaction.
 """
 
 import secrets
+from urllib.parse import urlsplit
 
 import msgspec
 
 from billing.alerts import store
 from billing.alerts.store import Claimed
 from billing.alerts.webhook import Delivery, Webhook, check_events, check_url, ping_of, secret_text, signing_key
+from billing.audit.store import record
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
 from billing.feeds import store as feeds
@@ -57,6 +59,7 @@ def add_webhook(
         if same:
             raise Conflict(f"webhook `{same[0].id}` has this URL and tenant already, and would be told everything twice; remove it first")
         store.insert_webhook(session, webhook)
+        record(session, now_us, action="webhook.add", tenant_id=tenant_id, subject=webhook.id, before=None, after=_recorded(webhook))
     return AddedWebhook(webhook=webhook, secret=secret_text(signing_key(hasher, webhook.id)) if kind == WEBHOOK else None)
 
 
@@ -71,9 +74,11 @@ def remove_webhook(db: Database, webhook_id: str, now_us: int) -> Webhook:
     with db.write() as session:
         found = store.get_webhook(session, webhook_id)
         note_change(session, found.tenant_id if found else None, now_us)
+        found = store.get_webhook(session, webhook_id)  # again: somebody may have been before us
         if found is None:
             raise NotFound("webhook", webhook_id)
         store.delete_webhook(session, webhook_id)
+        record(session, now_us, action="webhook.remove", tenant_id=found.tenant_id, subject=webhook_id, before=_recorded(found), after=None)
         feeds.forget(session, webhook_id)
     return found
 
@@ -92,6 +97,7 @@ def queue_test(db: Database, webhook_id: str, now_us: int, *, until_us: int | No
         if until_us is not None:
             ping = msgspec.structs.replace(ping, due_us=until_us, tries=1, tried_us=now_us)
         store.enqueue(session, [ping])
+        record(session, now_us, action="webhook.test", tenant_id=found.tenant_id, subject=webhook_id, before=None, after={"message": ping.id})
     return Claimed(ping, found.url, found.kind)
 
 
@@ -105,12 +111,19 @@ def list_deliveries(db: Database, webhook_id: str | None = None, *, limit: int =
         return store.deliveries(session, webhook_id, limit)
 
 
+def _recorded(webhook: Webhook) -> Webhook:
+    """Return an endpoint as the audit log may keep it for ever: many receivers take whoever knows the path and query of their URL."""
+    parts = urlsplit(webhook.url)
+    return msgspec.structs.replace(webhook, url=f"{parts.scheme}://{parts.netloc}/...")
+
+
 def send_again(db: Database, delivery_id: str, now_us: int) -> Delivery:
     """Have a message that failed sent once more, under the same id. Raises `NotFound` where none of that id has failed."""
     with db.write() as session:
         found = store.again(session, delivery_id, now_us)
-    if found is None:
-        raise NotFound("failed message", delivery_id)
+        if found is None:
+            raise NotFound("failed message", delivery_id)
+        record(session, now_us, action="webhook.retry", tenant_id=found.tenant_id, subject=found.webhook_id, before=None, after={"message": delivery_id})
     return found
 
 

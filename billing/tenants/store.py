@@ -44,12 +44,17 @@ ADMIN_LOCK = 0x5745495200000002  # PostgreSQL advisory lock held by an admin wri
 
 def note_change(session: Session, tenant_id: str | None, now_us: int) -> int:
     """Append to the change feed and hold the admin lock until the transaction ends; return the sequence number."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADMIN_LOCK})
+    hold_admin_lock(session)
     seq = latest_change(session) + 1
     session.add(ChangeRow(seq=seq, tenant_id=tenant_id, at_us=now_us))
     session.flush()
     return seq
+
+
+def hold_admin_lock(session: Session) -> None:
+    """Hold the admin lock until the transaction ends; who has it already goes on. On SQLite a write transaction is alone by itself."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADMIN_LOCK})
 
 
 def latest_change(session: Session) -> int:

@@ -124,7 +124,7 @@ def test_rates_of_before_versions_stay_and_the_schema_goes_down_and_up_with_data
             'INSERT INTO rate (id, model, effective_us, free, prices, created_us) VALUES (7, \'m\', 5, false, \'{"input": 1, "output": 2, "requests": 0}\', 5)'
         )
         session.connection().execute(text(old))
-    empty_db.migrate("0005")
+    empty_db.migrate()
     (rate,) = rates.list_rates(empty_db)
     assert (rate.id, rate.prices["output"], rate.variants, rate.version_id) == (7, 2, (), None)
     rates.set_rates(empty_db, [Change(model="m", prices=DEAR, variants=(FLEX,))], now_us=NOW)
