@@ -111,12 +111,6 @@ def list_deliveries(db: Database, webhook_id: str | None = None, *, limit: int =
         return store.deliveries(session, webhook_id, limit)
 
 
-def _recorded(webhook: Webhook) -> Webhook:
-    """Return an endpoint as the audit log may keep it for ever: many receivers take whoever knows the path and query of their URL."""
-    parts = urlsplit(webhook.url)
-    return msgspec.structs.replace(webhook, url=f"{parts.scheme}://{parts.netloc}/...")
-
-
 def send_again(db: Database, delivery_id: str, now_us: int) -> Delivery:
     """Have a message that failed sent once more, under the same id. Raises `NotFound` where none of that id has failed."""
     with db.write() as session:
@@ -137,4 +131,13 @@ def set_stripe_customer(db: Database, tenant_id: str, customer: str | None, now_
         other = None if customer is None else feeds.tenant_of_customer(session, customer)
         if other not in (None, tenant_id):
             raise Conflict(f"customer `{customer}` in {STRIPE.title()} is tenant `{other}` already; two tenants cannot be billed as one")
+        before = feeds.customer(session, tenant_id)
         feeds.set_customer(session, tenant_id, customer)
+        told = [None if name is None else {"customer": name} for name in (before, customer)]
+        record(session, now_us, action="tenant.stripe-customer", tenant_id=tenant_id, subject=tenant_id, before=told[0], after=told[1])
+
+
+def _recorded(webhook: Webhook) -> Webhook:
+    """Return an endpoint as the audit log may keep it for ever: many receivers take whoever knows the path and query of their URL."""
+    parts = urlsplit(webhook.url)
+    return msgspec.structs.replace(webhook, url=f"{parts.scheme}://{parts.netloc}/...")
