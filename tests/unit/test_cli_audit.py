@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
+from billing.db import Database
+from billing.tenants.keys import KeyHasher
+from gateway.cli.first_start import first_keys, plant
+from gateway.config.settings import SeedSettings
 from tests.command import Weir, weir_in
 
+NOW = 1_790_000_000_000_000
 BOOKS = Path("weir-data/weir.db")  # where the command works
 
 
@@ -101,6 +106,17 @@ def test_a_log_that_somebody_touched_ends_with_1_and_says_where(weir: Weir, stat
     said = weir("audit", "verify", "--head", head)
     assert (said.code, said.out) == (1, told + "\n")
     assert "keep the database" in said.err
+
+
+def test_what_a_start_sets_up_is_the_gateways_own_doing(weir: Weir) -> None:
+    assert weir("tenant", "resume", "acme").code == 0
+    database = Database(f"sqlite:///{BOOKS}")
+    seed = SeedSettings.model_validate({"plans": {"seeded": {"credits": "5"}}, "tenants": {"first": {"plan": "seeded"}}, "rates": {"m": {"free": True}}})
+    plant(database, seed, NOW)
+    assert set(first_keys(database, KeyHasher(b"pepper for the tests"), "first", NOW)) == {"admin", "tenant"}
+    plant(database, seed, NOW)  # all of it is there
+    database.close()
+    assert [row["action"] for row in reversed(rows(weir, "--actor", "weir"))] == ["plan.set", "tenant.create", "rates.set", "key.issue", "key.issue"]
 
 
 def test_the_proof_of_the_books_looks_at_the_log_too(weir: Weir) -> None:
