@@ -1,6 +1,7 @@
 """The ledger as finance reads it: one tenant's account in full, and the proof that all books agree and the log is whole. Both only read."""
 
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -13,10 +14,12 @@ from billing.db import Database
 from billing.errors import Invalid
 from billing.grants import store as grants
 from billing.grants.grant import Grant, purse_of
+from billing.invoices import store as invoices
 from billing.leases import store as leases
 from billing.ledger import store as ledger
 from billing.ledger.store import Transaction
 from billing.operations.tenants import require_tenant
+from billing.periods import store as periods
 from billing.usage.proofs import Proof
 from billing.usage.verify import prove
 
@@ -100,12 +103,25 @@ def statement(
 
 
 def verify(db: Database, now_us: int, journal: Path | None = None) -> list[Proof]:
-    """Prove the invariants of the books, and the audit log's chain, in one snapshot, also while they are written to.
+    """Prove the invariants of the books, the audit log's chain and what was issued, in one snapshot, also while they are written to.
 
     `journal`: this machine's journal folder, looked through too.
     """
     with db.read(long=True, snapshot=True) as session:
-        return [*prove(session, now_us, journal), _untouched(session)]
+        return [*prove(session, now_us, journal), _untouched(session), _as_issued(session)]
+
+
+def _as_issued(session: Session) -> Proof:
+    proof = Proof(number="invoices", says="closed periods and issued invoices are as they were")
+    for tenant_id, start_us, content, digest in periods.sealed(session):
+        proof.checked["periods"] += 1
+        if sha256(content.encode()).hexdigest() != digest:
+            proof.differ(f"the period of tenant `{tenant_id}` that began at {start_us} is not what it was when it was closed")
+    for name, content, digest in invoices.all_kept(session):
+        proof.checked["invoices"] += 1
+        if sha256(content.encode()).hexdigest() != digest:
+            proof.differ(f"invoice `{name}` does not say what it said when it was issued")
+    return proof
 
 
 def _untouched(session: Session) -> Proof:

@@ -7,7 +7,6 @@ flush books beside it.
 
 import logging
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from itertools import pairwise
 
 import msgspec
@@ -195,19 +194,6 @@ def list_periods(db: Database, tenant_id: str, now_us: int) -> list[Period]:
         return found
 
 
-def verify_closed(db: Database) -> list[str]:
-    """Return what is wrong with closed periods and issued invoices: those whose content is not what was hashed when they were closed or issued."""
-    wrong = []
-    with db.read(long=True, snapshot=True) as session:
-        for name, start_us, content, digest in store.sealed(session):
-            if _digest(content) != digest:
-                wrong.append(f"the period of tenant `{name}` that began at {start_us} is not what it was when it was closed")
-        for name, content, digest in invoices.all_kept(session):
-            if _digest(content) != digest:
-                wrong.append(f"invoice `{name}` does not say what it said when it was issued")
-    return wrong
-
-
 def _close(session: Session, ended: Sequence[tuple[Holder, Span]], now_us: int) -> int:
     accounts.lock(session, [holder.tenant.id for holder, _span in ended])
     for holder, span in ended:
@@ -306,10 +292,6 @@ def _totals(given: Iterable[Grant], end_us: int, repaid_ncr: int, debt_ncr: int)
         elif grant.expires_us is not None and grant.expires_us <= end_us:
             expired += grant.expired_ncr + grant.remaining_ncr
     return Totals(granted_ncr=granted, expired_ncr=expired, voided_ncr=voided, repaid_ncr=repaid_ncr, debt_ncr=debt_ncr)
-
-
-def _digest(content: str) -> str:
-    return sha256(content.encode()).hexdigest()
 
 
 def _version(session: Session, subscription: Subscription) -> PlanVersion:

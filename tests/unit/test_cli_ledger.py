@@ -51,7 +51,7 @@ def test_each_invariant_has_a_line_with_its_number_and_what_was_looked_at(weir: 
     said = weir("ledger", "verify")
     assert said.code == 0, said.out
     lines = [line.split() for line in said.out.splitlines()]
-    assert [line[0] for line in lines if line[1:2] == ["ok"]] == ["1", "2", "3", "4", "5", "8", "purses", "sums", "usage", "journal", "audit"]
+    assert [line[0] for line in lines if line[1:2] == ["ok"]] == ["1", "2", "3", "4", "5", "8", "purses", "sums", "usage", "journal", "audit", "invoices"]
     assert "3 events" in said.out
     assert said.out.endswith("the books agree: every transaction sums to 0, and usage, grants and ledger say the same\n")
 
