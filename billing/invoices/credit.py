@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from billing.errors import Conflict, Invalid
+from billing.invoices import words
 from billing.invoices.document import CREDIT_NOTE, Document, Line, Tax
 from billing.invoices.taxes import tax_of
 from billing.money import format_money
@@ -67,7 +68,8 @@ def _part(invoice: Document, seq: int, minor: int | None, left: Mapping[int, int
 def _line(invoice: Document, seq: int, minor: int) -> Line:
     line = next(line for line in invoice.lines if line.seq == seq)
     zero = dict.fromkeys(("charge_ncr", "covered_ncr", "debt_ncr", "excess_ncr", "overage_ncr", "requests"), 0)
-    return msgspec.structs.replace(line, kind="credit", amount_minor=-minor, exact=format_money(-minor, invoice.currency), **zero)
+    text = words.credit(invoice.language, seq, invoice.number or "", line.description)
+    return msgspec.structs.replace(line, kind="credit", description=text, amount_minor=-minor, exact=format_money(-minor, invoice.currency), **zero)
 
 
 def _taxes(invoice: Document, before: Sequence[Document], lines: Sequence[Line]) -> list[Tax]:

@@ -12,6 +12,7 @@ import msgspec
 
 from billing.errors import Conflict
 from billing.grants.periods import day_of
+from billing.invoices import words
 from billing.invoices.company import Company
 from billing.invoices.document import INVOICE, Credits, Document, Line
 from billing.invoices.taxes import taxes_of
@@ -97,26 +98,26 @@ def draft(basis: Basis) -> Document:
 
 
 def _lines(basis: Basis, days: tuple[str, str]) -> Iterator[Line]:
-    currency, zone = basis.tenant.currency, basis.tenant.timezone
+    currency, zone, language = basis.tenant.currency, basis.tenant.timezone, basis.profile.language
     for fee in basis.fees:
         exact = Decimal(format_money(fee.fee_minor, currency))
-        yield _line("fee", f"Plan {fee.plan} version {fee.version}", days, exact, currency, plan=fee.plan, plan_version=fee.version)
+        yield _line("fee", words.fee(language, fee.plan, fee.version), days, exact, currency, plan=fee.plan, plan_version=fee.version)
     for sale in sorted(basis.sales, key=lambda sale: (sale.at_us, sale.grant_id)):
         day = day_of(sale.at_us, zone).isoformat()
-        text = f"Credits {sale.grant_id}" + (f": {sale.note}" if sale.note else "")
+        text = words.top_up(language, sale.amount_ncr, sale.note)
         yield _line("top_up", text, (day, day), Decimal(format_money(sale.price_minor, currency)), currency, charge_ncr=sale.amount_ncr)
     for use in _merged(basis.facts.uses):
-        yield _line("usage", _named("Use of", use), days, Decimal(0), currency, use=use)
+        yield _line("usage", words.use(language, "usage", use.model, use.project), days, Decimal(0), currency, use=use)
     for use in basis.facts.uses:
         if use.overage_ncr:
-            yield _overage(basis, use, days, "overage", "Use past the credits of")
+            yield _overage(basis, use, days, "overage")
     for correction in basis.facts.corrections:
         span = _days(correction.start_us, correction.end_us, zone)
         for use in correction.uses:
-            yield _overage(basis, use, span, "correction", "Booked late, use of")
+            yield _overage(basis, use, span, "correction")
 
 
-def _overage(basis: Basis, use: Use, days: tuple[str, str], kind: str, what: str) -> Line:
+def _overage(basis: Basis, use: Use, days: tuple[str, str], kind: str) -> Line:
     version = None if use.subscription is None else basis.versions[use.subscription]
     price = None if version is None else version.terms.credit_price
     if use.overage_ncr and price is None:
@@ -125,7 +126,8 @@ def _overage(basis: Basis, use: Use, days: tuple[str, str], kind: str, what: str
         )
     exact = price_of(use.overage_ncr, Decimal(price)) if price is not None and use.overage_ncr else Decimal(0)
     plan = {} if version is None else {"plan": version.terms.plan, "plan_version": version.version}
-    return _line(kind, _named(what, use), days, exact, basis.tenant.currency, use=use, unit_price=price if use.overage_ncr else None, **plan)
+    text = words.use(basis.profile.language, kind, use.model, use.project)
+    return _line(kind, text, days, exact, basis.tenant.currency, use=use, unit_price=price if use.overage_ncr else None, **plan)
 
 
 def _line(kind: str, text: str, days: tuple[str, str], exact: Decimal, currency: str, *, use: Use | None = None, **more: object) -> Line:
@@ -158,10 +160,6 @@ def _merged(uses: Iterable[Use]) -> list[Use]:
         rate_ids = tuple(sorted({*use.rate_ids, *before.rate_ids}))
         found[use.model, use.project] = msgspec.structs.replace(before, rate_ids=rate_ids, unreported=use.unreported + before.unreported, **figures)
     return [found[key] for key in sorted(found, key=lambda key: (key[0], key[1] or ""))]
-
-
-def _named(what: str, use: Use) -> str:
-    return f"{what} {use.model}" + (f", project {use.project}" if use.project else "")
 
 
 def _days(start_us: int, end_us: int, timezone: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
 from billing.feeds.tell import tell_invoice
 from billing.grants.periods import day_of, month_span
-from billing.invoices import store
+from billing.invoices import store, words
 from billing.invoices.company import Company
 from billing.invoices.credit import Parts, credit_note
 from billing.invoices.document import CREDIT_NOTE, DRAFT, INVOICE, ISSUED, PAID, VOID, Document
@@ -26,7 +26,6 @@ from billing.tenants.store import note_change
 
 STATES = (DRAFT, ISSUED, PAID, VOID)
 LIST_MAX = 1000
-TERMS = {"en": "Payable within {days} days", "zh": "请于 {days} 天内付款"}
 DAY_US = 86_400_000_000
 
 
@@ -91,6 +90,7 @@ def issue_invoice(db: Database, name: str, now_us: int) -> Shown:
         tenant = require_tenant(session, found.tenant_id)
         note_change(session, found.tenant_id, now_us)
         day = day_of(now_us, tenant.timezone)
+        due_day = (day + timedelta(days=company.payment_days)).isoformat()
         drafted = _document(session, found)
         document = msgspec.structs.replace(
             drafted,
@@ -98,8 +98,8 @@ def issue_invoice(db: Database, name: str, now_us: int) -> Shown:
             number=store.next_number(session, company.series),
             issued_us=now_us,
             issued_day=day.isoformat(),
-            due_day=(day + timedelta(days=company.payment_days)).isoformat(),
-            payment_terms=TERMS[drafted.language].format(days=company.payment_days),
+            due_day=due_day,
+            payment_terms=words.terms(drafted.language, company.payment_days, due_day),
         )
         issued = _issue(session, found, document, now_us)
         record(session, now_us, action="invoice.issue", tenant_id=found.tenant_id, subject=found.id, before=found, after=issued.invoice)
@@ -151,7 +151,7 @@ def pay_invoice(db: Database, name: str, now_us: int, *, note: str | None = None
 
 
 def void_invoice(db: Database, name: str, now_us: int, *, reason: str) -> Invoice:
-    """Declare an issued invoice void; its number stays its own. Raises `NotFound`, `Invalid`, and `Conflict` for one that is paid, credited or not issued."""
+    """Declare an issued invoice void; its number stays its own, and its period has a draft again. Raises `NotFound`, `Invalid`, `Conflict`."""
     _check_reason(reason)
     return _move(db, name, now_us, to=VOID, note=reason)
 
@@ -199,8 +199,17 @@ def _move(db: Database, name: str, now_us: int, *, to: str, note: str | None) ->
             found, state=to, note=note, paid_us=now_us if to == PAID else found.paid_us, voided_us=now_us if to == VOID else found.voided_us
         )
         store.change_invoice(session, moved)
+        if to == VOID:
+            store.insert_invoice(session, _again(session, found, now_us))
         record(session, now_us, action=f"invoice.{to}", tenant_id=found.tenant_id, subject=found.id, before=found, after=moved)
         return moved
+
+
+def _again(session: Session, found: Invoice, now_us: int) -> Invoice:
+    """Return a new draft of the period of an invoice that is void: what was wrong then may be right now."""
+    first, _, count = found.id.partition(".")
+    drafts = {"created_us": now_us, "state": DRAFT, "number": None, "issued_us": None, "note": None}
+    return msgspec.structs.replace(found, id=f"{first}.{int(count or 1) + 1}", **drafts)
 
 
 def _issue(session: Session, found: Invoice, document: Document, now_us: int) -> Shown:

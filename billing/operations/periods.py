@@ -215,7 +215,7 @@ def _close(session: Session, ended: Sequence[tuple[Holder, Span]], now_us: int) 
 def _row(session: Session, facts: Facts, document: Document, now_us: int) -> Invoice:
     name = document.id
     while invoices.get_invoice(session, name) is not None:  # two periods that began on one day
-        name += "+"
+        name += "b"
     return Invoice(
         id=name,
         tenant_id=facts.tenant_id,

@@ -127,7 +127,7 @@ def pay(
 
 @app.command()
 def void(invoice: InvoiceArgument, *, reason: ReasonOption, yes: YesOption = False, config: ConfigOption = None) -> None:
-    """Declare an issued invoice void; its number stays its own. One that is paid or credited is credited instead."""
+    """Declare an issued invoice void; its number stays its own, and its period has a draft again. One that is paid or credited is credited instead."""
     with open_books(config) as books:
         found = invoices.show_invoice(books.database, invoice).invoice
         confirm(f"Declare invoice `{found.number or found.id}` void?", yes)

@@ -124,7 +124,7 @@ def pay(invoice_id: str, body: Paid, desk: AdminDesk) -> InvoiceOut:
 
 @router.post("/{invoice_id}/void", summary="Declare an invoice void")
 def void(invoice_id: str, body: Reason, desk: AdminDesk) -> InvoiceOut:
-    """Declare an issued invoice void; its number stays its own."""
+    """Declare an issued invoice void; its number stays its own, and its period has a draft again."""
     return _out(invoices.void_invoice(desk.database, invoice_id, desk.now_us(), reason=body.reason))
 
 

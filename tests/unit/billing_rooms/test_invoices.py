@@ -313,7 +313,7 @@ def drafted(db: Database) -> str:
 def test_an_issued_invoice_has_a_number_and_says_for_ever_what_it_said(db: Database, drafted: str) -> None:
     issued = invoices.issue_invoice(db, drafted, AFTER_US)
     assert (issued.invoice.number, issued.invoice.state, issued.document.due_day) == ("INV-000001", "issued", "2027-01-03")
-    assert issued.document.payment_terms == "Payable within 30 days"
+    assert issued.document.payment_terms == "Payable within 30 days, by 2027-01-03"
     with db.write() as session:
         set_profile(session, "acme", Profile(party=Party(name="Another Name")))
         store.set_company(session, Company(party=Party(name="Another Sender")))
@@ -338,7 +338,7 @@ def test_a_draft_follows_who_the_tenant_is_until_it_is_issued(db: Database, draf
     with db.write() as session:
         set_profile(session, "acme", Profile(party=Party(name="New Name"), language="zh"))
     document = invoices.issue_invoice(db, drafted, AFTER_US).document
-    assert (document.buyer.name, document.tax_minor, document.payment_terms) == ("New Name", 0, "请于 30 天内付款")
+    assert (document.buyer.name, document.tax_minor, document.payment_terms) == ("New Name", 0, "请于 30 天内（2027-01-03 前）付款")
 
 
 def test_nothing_is_issued_until_somebody_said_who_sends_it(db: Database) -> None:
@@ -386,6 +386,27 @@ def test_a_void_invoice_keeps_its_number_and_is_neither_paid_nor_credited(db: Da
     for refused in (invoices.pay_invoice, lambda *given: invoices.credit_invoice(*given, reason="x"), invoices.issue_invoice):
         with pytest.raises(Conflict):
             refused(db, "INV-000001", AFTER_US)
+
+
+def test_a_period_whose_invoice_is_void_has_a_draft_again_with_a_number_of_its_own(db: Database, drafted: str) -> None:
+    for number in (1, 2):
+        name = drafted if number == 1 else f"{drafted}.{number}"
+        invoices.issue_invoice(db, name, AFTER_US)
+        invoices.void_invoice(db, name, AFTER_US, reason="wrong address")
+    with db.write() as session:
+        set_profile(session, "acme", Profile(party=Party(name="Acme", address=("New Street 1",))))
+    third = invoices.issue_invoice(db, f"{drafted}.3", AFTER_US)
+    assert (third.invoice.number, third.document.buyer.address) == ("INV-000003", ("New Street 1",))
+    assert [(one.number, one.state) for one in invoices.list_invoices(db)] == [("INV-000001", "void"), ("INV-000002", "void"), ("INV-000003", "issued")]
+
+
+def test_an_invoice_is_written_in_the_tenants_language(db: Database) -> None:
+    sender(db)
+    tenant(db, "acme", monthly_fee_minor=100, credit_price="1")
+    used(db, "acme", BEGIN_US + DAY_US, 1, past=1, project="lab")
+    with db.write() as session:
+        set_profile(session, "acme", Profile(party=Party(name="Acme"), language="zh"))
+    assert [line.description for line in closed(db, "acme").lines] == ["套餐 plan-acme 第 1 版", "m（项目 lab） 用量", "m（项目 lab） 超出积分的用量"]
 
 
 def test_a_paid_invoice_can_be_credited_and_not_be_void(db: Database, drafted: str) -> None:
