@@ -52,7 +52,8 @@ class AdminApi:
         self.changes = Wakes()
         self.secret = keys.issue_key(self.database, self.hasher, kind="admin", name="test", now_us=self.clock.now_us()).secret
         self.app = FastAPI()
-        self.app.state.services = SimpleNamespace(database=self.database, hasher=self.hasher, clock=self.clock, changes=self.changes, settings=Settings())
+        self.services = SimpleNamespace(database=self.database, hasher=self.hasher, clock=self.clock, changes=self.changes, settings=Settings(), sign_in=None)
+        self.app.state.services = self.services
         self.app.include_router(admin.build_router())
         self.app.include_router(finance.build_router())
         self.http = TestClient(self.app, headers={"Authorization": f"Bearer {self.secret}"}, raise_server_exceptions=False)

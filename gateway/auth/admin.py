@@ -1,7 +1,8 @@
 """Who may use /admin and /finance, and what an endpoint there works with.
 
-An operator shows an admin key, `Authorization: Bearer sk-weir-admin-...`. It is looked up in the database at every request, never cached: a revoked one is
-refused at once. What its role may do is `roles.py`'s to say. Endpoints run on worker threads, since the books are synchronous.
+An operator shows an admin key, `Authorization: Bearer sk-weir-admin-...`, a token of the identity provider, or a browser's session. A key is looked up in
+the database at every request, never cached: a revoked one is refused at once. What a role may do is `roles.py`'s to say. Endpoints run on worker threads,
+since the books are synchronous.
 """
 
 from typing import Annotated, Any, Protocol
@@ -11,8 +12,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from billing.db import Database
 from billing.tenants.keys import KeyHasher
-from gateway.auth.identity import CHALLENGE, Identity, bearer_of_key, permission_for, refuse_unless
+from gateway.auth.identity import Identity, permission_for, refuse_unless
 from gateway.auth.roles import WRITE, Permission
+from gateway.auth.shown import bearer, signed_in
 from gateway.clock import Clock
 
 _bearer = HTTPBearer(auto_error=False, description="An admin key: `weir key issue --admin --name NAME`")
@@ -73,14 +75,14 @@ class Desk:
         refuse_unless(self.identity.roles, Permission(area, WRITE))
 
 
-def open_desk(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Desk:
-    """Admit an operator to a route that the role may use. Answers 401 without a valid key, 403 for a tenant's and for another role's."""
+def open_desk(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], signed: Annotated[Identity | None, Depends(signed_in)]
+) -> Desk:
+    """Admit an operator to a route that the role may use. Answers 401 without a valid key, token or session, 403 for a tenant's and for another role's."""
     parts: Any = request.app.state.services
-    if credentials is None:
-        raise HTTPException(401, "An admin key is needed: Authorization: Bearer sk-weir-admin-...", CHALLENGE)
-    identity = bearer_of_key(parts.database, parts.hasher, credentials.credentials, parts.clock.now_us())
+    identity = signed or bearer(parts, credentials, "An admin key is needed: Authorization: Bearer sk-weir-admin-...")
     if not identity.roles:
-        raise HTTPException(403, "This is a tenant's key; an admin's is needed here.")
+        raise HTTPException(403, parts.sign_in.no_role(identity) if identity is signed else "This is a tenant's key; an admin's is needed here.")
     refuse_unless(identity.roles, permission_for(request))
     return Desk(parts, identity)
 

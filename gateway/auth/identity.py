@@ -34,7 +34,7 @@ def is_key(secret: str) -> bool:
     return secret.startswith(PREFIXES["tenant"])
 
 
-def bearer_of_key(database: Database, hasher: KeyHasher, secret: str, now_us: int) -> Identity:
+def of_key(database: Database, hasher: KeyHasher, secret: str, now_us: int) -> Identity:
     """Return who a key stands for. It is looked up in the books, never cached: 401 for one that is unknown, revoked or expired."""
     with database.read() as session:
         principal = find_principal(session, hasher.digest(secret), now_us)

@@ -17,7 +17,9 @@ from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="API keys: issue, list, limit, revoke.")
 BRIEF = ("id", "tenant", "role", "name", "secret", "expires")
-COLUMNS = ("id", "kind", "role", "tenant", "name", "secret", "project", "requests_per_minute", "tokens_per_minute", "ceiling", "used", "created", "expires", "revoked")
+COLUMNS = (
+    "id", "kind", "role", "tenant", "name", "secret", "project", "requests_per_minute", "tokens_per_minute", "ceiling", "used", "created", "expires", "revoked",
+)  # fmt: skip
 
 
 @app.command()

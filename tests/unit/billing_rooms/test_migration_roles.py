@@ -5,7 +5,8 @@ from sqlalchemy import text
 from billing.db import Database
 
 OLD = """INSERT INTO tenant (id, name, state, currency, timezone, created_us) VALUES ('acme', 'acme', 'active', 'USD', 'UTC', 1);
-INSERT INTO api_key (id, kind, tenant_id, name, digest, hint, created_us) VALUES ('k1', 'tenant', 'acme', '', '1', 'x', 7), ('k2', 'admin', NULL, '', '2', 'x', 5)"""
+INSERT INTO api_key (id, kind, tenant_id, name, digest, hint, created_us) VALUES
+ ('k1', 'tenant', 'acme', '', '1', 'x', 7), ('k2', 'admin', NULL, '', '2', 'x', 5)"""
 NEW = """INSERT INTO api_key (id, kind, tenant_id, name, digest, hint, created_us, role) VALUES ('k3', 'staff', 'acme', '', '3', 'x', 7, 'member'),
  ('k4', 'admin', NULL, '', '4', 'x', 5, 'viewer')"""
 
