@@ -87,6 +87,8 @@ class Issuer:
             headers = (("authorization", f"Basic {base64.b64encode(pair.encode()).decode()}"),)
         try:
             status, answer = await self._ask(addresses.token, form=form, headers=headers)
+            if status >= 500:
+                raise Away(f"{addresses.token}: status {status}")
         except Away as error:
             raise Unavailable("The identity provider cannot be reached now. Try again in a moment.", internal=str(error), retry_after_s=AGAIN_S) from error
         token = answer.get("id_token")
