@@ -15,7 +15,7 @@ from billing.db import Database
 from billing.operations import keys, plans, rates, tenants
 from billing.plans.terms import PlanTerms
 from billing.tenants.keys import KeyHasher
-from gateway.api import admin, finance
+from gateway.api import admin, finance, tenant
 from gateway.config import Settings
 from tests.clock import ManualClock
 
@@ -56,6 +56,7 @@ class AdminApi:
         self.app.state.services = self.services
         self.app.include_router(admin.build_router())
         self.app.include_router(finance.build_router())
+        self.app.include_router(tenant.build_router())
         self.http = TestClient(self.app, headers={"Authorization": f"Bearer {self.secret}"}, raise_server_exceptions=False)
 
     def plan(self, plan: str = "pro", **terms: Any) -> None:

@@ -9,9 +9,10 @@ from billing.tenants import store as tenants
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """The bearer of a key; `role` is what it may do beside /v1, None for a key that calls models. The limits are the key's own; the tenant's are in `terms`, which is None for admins and without a subscription.
+    """The bearer of a key. The limits are the key's own; the tenant's are in `terms`, which is None for admins and without a subscription.
 
     `terms_until_us`: when another subscription begins that is written already, so that the terms must be looked up again; None: nothing is known to come.
+    `role`: what the bearer may do beside /v1; None for a key that calls models.
     """
 
     key_id: str

@@ -2,7 +2,7 @@
 
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -41,11 +41,13 @@ def issue_key(
     ceiling_ncr: int | None = None,
     expires_us: int | None = None,
     now_us: int,
+    allowed: Callable[[Session], None] | None = None,
 ) -> IssuedKey:
     """Issue a key that calls models, an operator's (`kind="admin"`, without a tenant; by default an owner's), or one of a tenant's `staff`, with a `role`.
 
     Limits None means the plan's alone, ceiling None the tenant's credits. A project that the tenant has not yet is made. Raises `Invalid` (kind, a role
-    that the kind has not, tenant missing or too much, limits below 1, a ceiling out of range, an expiry that has passed) and `NotFound` (tenant).
+    that the kind has not, tenant missing or too much, limits below 1, a ceiling out of range, an expiry that has passed), `NotFound` (tenant), and what
+    `allowed` raises, which is asked in the same transaction.
     """
     _check(kind, tenant_id, expires_us, now_us)
     role = _role_of(kind, role)
@@ -75,6 +77,8 @@ def issue_key(
         store.note_change(session, tenant_id, now_us)
         if tenant_id is not None:
             require_tenant(session, tenant_id)
+            if allowed is not None:
+                allowed(session)
             if project:
                 store.add_project(session, Project(tenant_id=tenant_id, name=project, ceiling_ncr=None, created_us=now_us))
         store.insert_key(session, key, hasher.digest(secret))
@@ -106,10 +110,12 @@ def limit_key(
     return msgspec.structs.replace(found, **changes)
 
 
-def revoke_key(db: Database, key_id: str, now_us: int) -> Key:
-    """Revoke a key from now on, for good. Raises `NotFound`, and `Conflict` for one that is revoked."""
+def revoke_key(db: Database, key_id: str, now_us: int, *, tenant_id: str | None = None) -> Key:
+    """Revoke a key from now on, for good; with `tenant_id`, another tenant's is not found. Raises `NotFound`, and `Conflict` for one that is revoked."""
     with db.write() as session:
         found = require_key(session, key_id)
+        if tenant_id is not None and found.tenant_id != tenant_id:
+            raise NotFound("key", key_id)
         store.note_change(session, found.tenant_id, now_us)
         if found.revoked_us is not None:
             raise Conflict(f"key `{key_id}` is revoked already")

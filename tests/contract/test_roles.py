@@ -33,6 +33,13 @@ EXPECTED = {  # the first words of a route -> who reads, who writes
     "/admin/company": (ALL, "owner finance"),
     "/admin/audit": (ALL, "owner"),
     "/finance": (ALL, "owner finance"),
+    "/tenant/whoami": ("manager member", ""),
+    "/tenant/usage": ("manager member", ""),
+    "/tenant/credits": ("manager member", ""),
+    "/tenant/grants": ("manager member", ""),
+    "/tenant/projects": ("manager member", ""),
+    "/tenant/keys": ("manager", "manager"),
+    "/tenant/invoices": ("manager", ""),
 }
 
 
