@@ -59,7 +59,7 @@ def test_no_endpoint_of_a_tenant_names_one_or_touches_more_of_its_desk_than_it_m
             if isinstance(node, ast.Attribute) and node.attr == "scope":
                 calls = [call for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args and call.args[0] is node]
                 ways = [ast.unparse(call.func) for call in calls]
-                assert len(ways) == 1 and ways[0].startswith("own."), f"{name(path)}:{node.lineno}: a scope goes to a function of `own`, first, and nowhere else"
+                assert len(ways) == 1 and ways[0].startswith("own."), f"{name(path)}:{node.lineno}: a scope is for functions of `own`, first"
 
 
 def test_no_request_to_the_tenant_api_can_say_a_tenant() -> None:
