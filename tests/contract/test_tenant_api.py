@@ -17,6 +17,7 @@ from gateway.auth.sign_in import SignIn
 from gateway.config.oidc import OidcSettings
 from tests.books import event, request_id
 from tests.desk import AdminApi, open_admin_api, problem
+from tests.house import open_house
 from tests.real.issuer import CLIENT, TestIssuer, b64
 
 SECRET_OF_OTHER = "other-secret-matter"  # stands in every name of the other tenant's
@@ -188,6 +189,22 @@ def test_no_way_of_writing_a_path_leads_to_anothers(street: Street, path: str) -
 
 def test_the_page_after_anothers_key_is_ones_own(street: Street) -> None:
     assert street.ask("GET", "/tenant/keys", params={"after": street.keys["other"]}).json() == street.ask("GET", "/tenant/keys").json()
+
+
+async def test_a_key_of_a_tenants_people_calls_no_models_and_two_tenants_keys_show_each_its_own(tmp_path: Path) -> None:
+    async with open_house(tmp_path, {}) as house:
+        now_us, database, hasher = house.services.clock.now_us(), house.services.database, house.services.hasher
+        tenants.create_tenant(database, id="other", name="other", plan="test", now_us=now_us)
+        grants.add_grant(database, tenant_id="other", amount_ncr=5 * 10**9, id="theirs", now_us=now_us)
+        staff = keys.issue_key(database, hasher, tenant_id="acme", kind="staff", role="manager", now_us=now_us).secret
+        for method, path in (("GET", "/v1/credits"), ("GET", "/v1/models"), ("GET", "/v1/models/echo"), ("POST", "/v1/chat/completions")):
+            refused = await house.client.request(method, path, headers={"authorization": f"Bearer {staff}"}, json={"model": "echo", "messages": []})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+            assert "calls no models" in refused.text
+        theirs = keys.issue_key(database, hasher, tenant_id="other", now_us=now_us).secret
+        for secret, tenant, limit in ((house.key, "acme", "1000"), (theirs, "other", "1005")):
+            said = (await house.client.get("/v1/credits?tenant=other&tenant_id=acme", headers={"authorization": f"Bearer {secret}"})).json()
+            assert (said["tenant"], said["limit"], "theirs" in json.dumps(said)) == (tenant, limit, tenant == "other")
 
 
 # ---- by token ----
