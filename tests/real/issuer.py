@@ -17,7 +17,8 @@ from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 CLIENT = "weir"
-KEYS = {"RS256": RSAKey.generate_key(2048), "ES256": ECKey.generate_key("P-256"), "EdDSA": OKPKey.generate_key("Ed25519")}
+RSA = RSAKey.generate_key(2048)
+KEYS: dict[str, RSAKey | ECKey | OKPKey] = {"RS256": RSA, "ES256": ECKey.generate_key("P-256"), "EdDSA": OKPKey.generate_key("Ed25519")}
 STRANGER = RSAKey.generate_key(2048)
 
 
@@ -107,5 +108,5 @@ class TestIssuer:
         """Sign with the provider's public key as if it were a shared secret: the classic confusion of algorithms."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            secret = OctKey.import_key(b64(KEYS["RS256"].as_pem(private=False)))
+            secret = OctKey.import_key(b64(RSA.as_pem(private=False)))
             return self.token({"groups": ["admins"]}, alg="HS256", head={"kid": "kid-RS256"}, key=secret)

@@ -86,9 +86,9 @@ def test_all_that_a_tenant_reaches_takes_a_scope_and_no_id_beside_it() -> None:
         assert ast.unparse(first.annotation or ast.Constant("")) == "TenantScope", f"{node.name} takes no scope"
         for other in others:
             assert not names_a_tenant(other.arg) and "Database" not in ast.unparse(other.annotation or ast.Constant("")), f"{node.name} takes {other.arg}"
-    for node in ast.walk(ast.parse(OWN.read_text())):
-        if isinstance(node, ast.keyword) and node.arg is not None and names_a_tenant(node.arg):
-            assert ast.unparse(node.value) == "scope.tenant_id", f"line {node.value.lineno}: {node.arg} is not the scope's"
+    for told in ast.walk(ast.parse(OWN.read_text())):
+        if isinstance(told, ast.keyword) and told.arg is not None and names_a_tenant(told.arg):
+            assert ast.unparse(told.value) == "scope.tenant_id", f"line {told.value.lineno}: {told.arg} is not the scope's"
 
 
 def test_only_the_sign_in_makes_a_scope() -> None:
