@@ -8,16 +8,13 @@ since the books are synchronous.
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, HTTPException, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from billing.db import Database
 from billing.tenants.keys import KeyHasher
 from gateway.auth.identity import Identity, permission_for, refuse_unless
 from gateway.auth.roles import WRITE, Permission
-from gateway.auth.shown import bearer, signed_in
+from gateway.auth.shown import Credentials, Signed, bearer
 from gateway.clock import Clock
-
-_bearer = HTTPBearer(auto_error=False, description="An admin key: `weir key issue --admin --name NAME`")
 
 
 class Waker(Protocol):
@@ -75,9 +72,7 @@ class Desk:
         refuse_unless(self.identity.roles, Permission(area, WRITE))
 
 
-def open_desk(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], signed: Annotated[Identity | None, Depends(signed_in)]
-) -> Desk:
+def open_desk(request: Request, credentials: Credentials, signed: Signed) -> Desk:
     """Admit an operator to a route that the role may use. Answers 401 without a valid key, token or session, 403 for a tenant's and for another role's."""
     parts: Any = request.app.state.services
     identity = signed or bearer(parts, credentials, "An admin key is needed: Authorization: Bearer sk-weir-admin-...")

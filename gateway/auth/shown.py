@@ -8,10 +8,14 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from gateway.auth.identity import CHALLENGE, Identity, is_key, of_key
 from gateway.auth.sign_in import SignIn
 
-_any_bearer = HTTPBearer(auto_error=False, description="A key, or a token of the identity provider")
+_bearer = HTTPBearer(
+    auto_error=False,
+    description="For /admin and /finance `weir key issue --admin --name NAME`, for /tenant `weir key issue TENANT --role manager`; or a token of the provider",
+)
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-async def signed_in(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_any_bearer)]) -> Identity | None:
+async def signed_in(request: Request, credentials: Credentials) -> Identity | None:
     """Return who a token or a session says; None where neither is there. Raises 401, 403 and `Unavailable` as `SignIn` does."""
     sign_in: SignIn | None = request.app.state.services.sign_in
     if sign_in is None:
@@ -19,6 +23,9 @@ async def signed_in(request: Request, credentials: Annotated[HTTPAuthorizationCr
     if credentials is None:
         return sign_in.by_cookie(request)
     return None if is_key(credentials.credentials) else await sign_in.by_token(credentials.credentials)
+
+
+Signed = Annotated[Identity | None, Depends(signed_in)]
 
 
 def bearer(parts: Any, credentials: HTTPAuthorizationCredentials | None, wanted: str) -> Identity:

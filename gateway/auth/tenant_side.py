@@ -7,14 +7,11 @@ application calls models with opens nothing here, and a staff key calls no model
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from billing.operations.tenants import has_tenant
 from billing.tenants.scope import TenantScope
 from gateway.auth.identity import Identity, permission_for, refuse_unless
-from gateway.auth.shown import bearer, signed_in
-
-_bearer = HTTPBearer(auto_error=False, description="A key of a tenant's own people: `weir key issue TENANT --role manager`")
+from gateway.auth.shown import Credentials, Signed, bearer
 
 
 class TenantDesk:
@@ -37,9 +34,7 @@ class TenantDesk:
         self._changes.wake()
 
 
-def open_tenant_desk(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], signed: Annotated[Identity | None, Depends(signed_in)]
-) -> TenantDesk:
+def open_tenant_desk(request: Request, credentials: Credentials, signed: Signed) -> TenantDesk:
     """Admit one of a tenant's own people to a route that the role may use. Answers 401 without a valid key, token or session, 403 for everybody else's."""
     parts: Any = request.app.state.services
     identity = signed or bearer(parts, credentials, "A key of a tenant's own people is needed: Authorization: Bearer sk-weir-staff-...")
