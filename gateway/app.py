@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 import gateway.api.openai
 import gateway.api.ops
-from gateway.api import admin, finance
+from gateway.api import admin, finance, tenant
 from gateway.errors import Internal, MethodNotAllowed, NotFound, Refusal
 from gateway.ids import uuid7
 from gateway.services import Services
@@ -32,7 +32,8 @@ DESCRIPTION = """An inference gateway that meters every token once and slows, ne
 **Model endpoints** take and give OpenAI's own bodies, so their reference is OpenAI's: `POST /v1/chat/completions`, `POST /v1/completions`,
 `POST /v1/embeddings`. Answers add `usage.cost` (credits) and the headers `x-weir-lane`, `x-weir-credits-remaining` and others.
 
-**Everything else** is below. `/v1` takes a tenant's key; `/admin` and `/finance` take an admin's and refuse with `application/problem+json`.
+**Everything else** is below. `/v1` takes a tenant's key; `/admin` and `/finance` take an admin's, `/tenant` one of a tenant's own people;
+these three refuse with `application/problem+json`.
 """
 
 WITHOUT_V1 = frozenset({"/chat/completions", "/completions", "/embeddings", "/models", "/responses"})  # a base_url that lacks its /v1
@@ -81,6 +82,7 @@ def create_app(services: Services, siblings: Siblings | None = None) -> Gateway:
             api.include_router(module.router)
     api.include_router(admin.build_router())
     api.include_router(finance.build_router())
+    api.include_router(tenant.build_router())
     return Gateway(services, api, hot)
 
 

@@ -19,6 +19,7 @@ from backends.pool import Pool, build_pools
 from backends.tokens import count, encoding_of
 from backends.transport.direct import DirectTransport
 from backends.transport.over_httpx import HttpxTransport
+from backends.transport.seam import Transport
 from billing.credits.accounts import Accounts
 from billing.db import POOL_BOOKS, Database
 from billing.money import parse_credits
@@ -31,6 +32,7 @@ from billing.usage.journal import Journal
 from billing.usage.recorder import Recorder
 from billing.usage.store import books_id
 from gateway.auth.keyring import Keyring
+from gateway.auth.sign_in import SignIn
 from gateway.beat import Beat
 from gateway.changes import ChangeFeed
 from gateway.chores import Chores
@@ -106,6 +108,7 @@ class Services:
     slots: Slots
     changes: ChangeFeed
     vitals: Vitals
+    sign_in: SignIn | None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -127,7 +130,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
     The database must be migrated. Raises `BooksUnavailable`, `BadConfig`, or `Conflict` where the journal is of other books, with what to do.
     """
     direct, over_httpx = DirectTransport(), HttpxTransport()
-    services = _build(settings, clock, build_pools(settings.backends, {"direct": direct, "httpx": over_httpx}))
+    services = _build(settings, clock, build_pools(settings.backends, {"direct": direct, "httpx": over_httpx}), over_httpx)
     sender = _sender(services, over_httpx)
     vitals, changes, reads, recorder = services.vitals, services.changes, services.reads, services.recorder
     loop = asyncio.get_running_loop()
@@ -194,7 +197,7 @@ def _sender(services: Services, transport: HttpxTransport) -> Sender:
     return sender
 
 
-def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services:
+def _build(settings: Settings, clock: Clock, pools: dict[str, Pool], side: Transport) -> Services:
     url, books = settings.database_url, settings.books
     database, own = Database(url, pool_max=settings.database.pool_max - POOL_BOOKS), Database.for_books(url)
     journal = Journal(settings.data_dir / "journal", clock.now_us, bytes_max=books.journal_bytes_max, durability=books.durability, harden=database.harden)
@@ -249,6 +252,7 @@ def _build(settings: Settings, clock: Clock, pools: dict[str, Pool]) -> Services
         slots=Slots(beat, clock, board, pools=pools, gates=gates, tenants=lambda: len(accounts)),
         changes=ChangeFeed(reads.feed, on_change, every_s=settings.limits.changes_poll_ms / 1000),
         vitals=Vitals(settings, clock, recorder=recorder, journal=journal, pools=pools),
+        sign_in=None if settings.oidc is None else SignIn(settings.oidc, side, clock, hasher),
     )
     _watch(services, journal)
     return services

@@ -15,7 +15,7 @@ from billing.db import Database
 from billing.operations import keys, plans, rates, tenants
 from billing.plans.terms import PlanTerms
 from billing.tenants.keys import KeyHasher
-from gateway.api import admin, finance
+from gateway.api import admin, finance, tenant
 from gateway.config import Settings
 from tests.clock import ManualClock
 
@@ -52,9 +52,11 @@ class AdminApi:
         self.changes = Wakes()
         self.secret = keys.issue_key(self.database, self.hasher, kind="admin", name="test", now_us=self.clock.now_us()).secret
         self.app = FastAPI()
-        self.app.state.services = SimpleNamespace(database=self.database, hasher=self.hasher, clock=self.clock, changes=self.changes, settings=Settings())
+        self.services = SimpleNamespace(database=self.database, hasher=self.hasher, clock=self.clock, changes=self.changes, settings=Settings(), sign_in=None)
+        self.app.state.services = self.services
         self.app.include_router(admin.build_router())
         self.app.include_router(finance.build_router())
+        self.app.include_router(tenant.build_router())
         self.http = TestClient(self.app, headers={"Authorization": f"Bearer {self.secret}"}, raise_server_exceptions=False)
 
     def plan(self, plan: str = "pro", **terms: Any) -> None:

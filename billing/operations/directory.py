@@ -12,6 +12,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """The bearer of a key. The limits are the key's own; the tenant's are in `terms`, which is None for admins and without a subscription.
 
     `terms_until_us`: when another subscription begins that is written already, so that the terms must be looked up again; None: nothing is known to come.
+    `role`: what the bearer may do beside /v1; None for a key that calls models.
     """
 
     key_id: str
@@ -24,6 +25,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_minute: int | None
     terms: Terms | None
     terms_until_us: int | None = None
+    role: str | None = None
 
 
 def find_principal(session: Session, digest: bytes, now_us: int) -> Principal | None:
@@ -47,6 +49,7 @@ def find_principal(session: Session, digest: bytes, now_us: int) -> Principal | 
         tokens_per_minute=key.tokens_per_minute,
         terms=None if found is None else terms_of(found[1]),
         terms_until_us=None if found is None else found[0].ended_us,
+        role=key.role,
     )
 
 

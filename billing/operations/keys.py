@@ -2,7 +2,7 @@
 
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -15,7 +15,7 @@ from billing.operations.projects import used_now
 from billing.operations.tenants import require_tenant
 from billing.tenants import store
 from billing.tenants.keys import KeyHasher, hint_of, new_secret
-from billing.tenants.tenant import KEY_KINDS, Key, Project, check_ceiling, check_project
+from billing.tenants.tenant import KEY_KINDS, KEY_ROLES, Key, Project, check_ceiling, check_project
 
 NAME_CHARS_MAX = 200
 
@@ -34,6 +34,7 @@ def issue_key(
     *,
     tenant_id: str | None = None,
     kind: str = "tenant",
+    role: str | None = None,
     name: str = "",
     project: str | None = None,
     requests_per_minute: int | None = None,
@@ -41,15 +42,20 @@ def issue_key(
     ceiling_ncr: int | None = None,
     expires_us: int | None = None,
     now_us: int,
+    allowed: Callable[[Session], None] | None = None,
 ) -> IssuedKey:
-    """Issue a key of a tenant, or of an admin (`kind="admin"`, without a tenant). Limits None means the plan's alone, ceiling None the tenant's credits.
+    """Issue a key that calls models, an operator's (`kind="admin"`, without a tenant; by default an owner's), or one of a tenant's `staff`, with a `role`.
 
-    A project that the tenant has not yet is made. Raises `Invalid` (kind, tenant missing or too much, limits below 1, a ceiling out of range, an
-    expiry that has passed) and `NotFound` (tenant).
+    Limits None means the plan's alone, ceiling None the tenant's credits. A project that the tenant has not yet is made. Raises `Invalid` (kind, a role
+    that the kind has not, tenant missing or too much, limits below 1, a ceiling out of range, an expiry that has passed), `NotFound` (tenant), and what
+    `allowed` raises, which is asked in the same transaction.
     """
     _check(kind, tenant_id, expires_us, now_us)
+    role = _role_of(kind, role)
     _check_limits(requests_per_minute, tokens_per_minute)
     _check_share(kind, project, ceiling_ncr)
+    if kind == "staff" and (requests_per_minute, tokens_per_minute) != (None, None):
+        raise Invalid("requests_per_minute", "limits: a key of a tenant's staff calls no models; leave them out")
     if len(name) > NAME_CHARS_MAX or not name.isprintable():
         raise Invalid("name", f"name: at most {NAME_CHARS_MAX} printable characters")
     secret = new_secret(kind)
@@ -66,11 +72,14 @@ def issue_key(
         expires_us=expires_us,
         revoked_us=None,
         ceiling_ncr=ceiling_ncr,
+        role=role,
     )
     with db.write() as session:
         store.note_change(session, tenant_id, now_us)
         if tenant_id is not None:
             require_tenant(session, tenant_id)
+            if allowed is not None:
+                allowed(session)
             made = Project(tenant_id=tenant_id, name=project or "", ceiling_ncr=None, created_us=now_us)
             if project and store.add_project(session, made):
                 record(session, now_us, action="project.create", tenant_id=tenant_id, subject=project, before=None, after=made)
@@ -106,11 +115,13 @@ def limit_key(
     return limited
 
 
-def revoke_key(db: Database, key_id: str, now_us: int) -> Key:
-    """Revoke a key from now on, for good. Raises `NotFound`, and `Conflict` for one that is revoked."""
+def revoke_key(db: Database, key_id: str, now_us: int, *, tenant_id: str | None = None) -> Key:
+    """Revoke a key from now on, for good; with `tenant_id`, another tenant's is not found. Raises `NotFound`, and `Conflict` for one that is revoked."""
     with db.write() as session:
         store.note_change(session, require_key(session, key_id).tenant_id, now_us)
         found = require_key(session, key_id)
+        if tenant_id is not None and found.tenant_id != tenant_id:
+            raise NotFound("key", key_id)
         if found.revoked_us is not None:
             raise Conflict(f"key `{key_id}` is revoked already")
         store.revoke_key(session, key_id, now_us)
@@ -160,7 +171,7 @@ def require_key(session: Session, key_id: str) -> Key:
 def _check(kind: str, tenant_id: str | None, expires_us: int | None, now_us: int) -> None:
     if kind not in KEY_KINDS:
         raise Invalid("kind", f"kind: `{kind}` is not one; write {' or '.join(KEY_KINDS)}")
-    if kind == "tenant" and tenant_id is None:
+    if kind != "admin" and tenant_id is None:
         raise Invalid("tenant_id", "tenant: a tenant's key needs one; name it, or issue an admin key")
     if kind == "admin" and tenant_id is not None:
         raise Invalid("tenant_id", "tenant: an admin key has none; leave it out")
@@ -168,10 +179,26 @@ def _check(kind: str, tenant_id: str | None, expires_us: int | None, now_us: int
         raise Invalid("expires_us", "expires: this instant has passed; the key would never work")
 
 
+def _role_of(kind: str, role: str | None) -> str | None:
+    """Return the role of a key that is to be issued. Raises `Invalid` where the kind has not that role, or needs one."""
+    if role is None and kind == "admin":
+        return "owner"
+    allowed = KEY_ROLES[kind]
+    if role is None and not allowed:
+        return None
+    if not allowed:
+        raise Invalid("role", "role: a key that calls models has none; leave it out, or issue one of kind staff (manager, member) or admin")
+    if role not in allowed:
+        said = "none is given" if role is None else f"`{role[:80]}` is not one"
+        raise Invalid("role", f"role: {said}; {'an admin' if kind == 'admin' else 'a staff'} key is one of {', '.join(allowed)}")
+    return role
+
+
 def _check_share(kind: str, project: str | None, ceiling_ncr: int | None) -> None:
     for field, given in (("project", bool(project)), ("ceiling", ceiling_ncr is not None)):
-        if kind == "admin" and given:
-            raise Invalid(field, f"{field}: an admin key has none, it uses no credits; leave it out")
+        if kind != "tenant" and given:
+            what = "an admin key" if kind == "admin" else "a key of a tenant's staff"
+            raise Invalid(field, f"{field}: {what} has none, it uses no credits; leave it out")
     if project:
         check_project(project)
     check_ceiling(ceiling_ncr)

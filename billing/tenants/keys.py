@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 from billing.errors import Invalid
 
-PREFIXES = {"tenant": "sk-weir-", "admin": "sk-weir-admin-"}
+PREFIXES = {"tenant": "sk-weir-", "admin": "sk-weir-admin-", "staff": "sk-weir-staff-"}
 HINT_CHARS = 4
 
 

@@ -22,6 +22,7 @@ _ACTIVE_KEYS = (
     columns(_KEY.c.id, _KEY.c.created_us)
     .where(
         _KEY.c.tenant_id == bindparam("tenant"),
+        _KEY.c.kind == "tenant",  # those of its staff call no models, and are no seats
         or_(_KEY.c.revoked_us.is_(None), _KEY.c.revoked_us > bindparam("now")),
         or_(_KEY.c.expires_us.is_(None), _KEY.c.expires_us > bindparam("now")),
     )
@@ -145,7 +146,7 @@ def all_keys(session: Session, tenant_id: str | None = None) -> list[Key]:
 
 
 def active_keys(session: Session, tenant_id: str, now_us: int) -> list[tuple[str, int]]:
-    """Return (id, created_us) of a tenant's keys that are neither revoked nor expired at an instant, by id."""
+    """Return (id, created_us) of a tenant's keys that call models and are neither revoked nor expired at an instant, by id."""
     rows = session.connection().execute(_ACTIVE_KEYS, {"tenant": tenant_id, "now": now_us})
     return [(row.id, row.created_us) for row in rows]
 

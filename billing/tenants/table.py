@@ -22,7 +22,7 @@ class TenantRow(SQLModel, table=True):
 
 
 class ApiKeyRow(SQLModel, table=True):
-    """A credential of a tenant, or of an admin (then without a tenant)."""
+    """A credential of a tenant, or of an operator (then without a tenant). `role` is what its bearer may do; null: call models."""
 
     __tablename__: ClassVar[str] = "api_key"
     id: str = Field(primary_key=True)
@@ -38,6 +38,7 @@ class ApiKeyRow(SQLModel, table=True):
     expires_us: int | None = Field(default=None, sa_type=BigInteger)
     revoked_us: int | None = Field(default=None, sa_type=BigInteger)
     ceiling_ncr: int | None = Field(default=None, sa_type=BigInteger)
+    role: str | None = None
 
 
 class ProjectRow(SQLModel, table=True):

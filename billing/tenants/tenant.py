@@ -8,7 +8,8 @@ from billing.errors import Invalid
 from billing.money import NCR_MAX, NCR_PER_CREDIT
 
 STATES = ("active", "suspended")
-KEY_KINDS = ("tenant", "admin")
+KEY_ROLES = {"tenant": (), "admin": ("owner", "admin", "finance", "viewer"), "staff": ("manager", "member")}  # by kind; tenant's call models
+KEY_KINDS = tuple(KEY_ROLES)
 PROJECT_CHARS_MAX = 200
 CEILING_NCR_MAX = NCR_MAX // 1000
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -28,7 +29,8 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
 class Key(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an issued key; the secret is not. `hint` is its last characters, to tell keys apart.
 
-    `ceiling_ncr`: the most of its tenant's credits that it may use in a period; None: no ceiling.
+    `ceiling_ncr`: the most of its tenant's credits that it may use in a period; None: no ceiling. `role`: what the bearer of an admin's key, or of one
+    of a tenant's own staff, may do; None for a key that calls models, and does nothing else.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     expires_us: int | None
     revoked_us: int | None
     ceiling_ncr: int | None = None
+    role: str | None = None
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,21 +1,20 @@
 """Who may use /admin and /finance, and what an endpoint there works with.
 
-An admin shows an admin key, `Authorization: Bearer sk-weir-admin-...`. It is looked up in the database at every request, never
-cached: a revoked one is refused at once. Endpoints run on worker threads, since the books are synchronous.
+An operator shows an admin key, `Authorization: Bearer sk-weir-admin-...`, a token of the identity provider, or a browser's session. A key is looked up in
+the database at every request, never cached: a revoked one is refused at once. What a role may do is `roles.py`'s to say. Endpoints run on worker threads,
+since the books are synchronous.
 """
 
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, HTTPException, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from billing.db import Database
-from billing.operations.directory import find_principal
 from billing.tenants.keys import KeyHasher
+from gateway.auth.identity import Identity, permission_for, refuse_unless
+from gateway.auth.roles import WRITE, Permission
+from gateway.auth.shown import Credentials, Signed, bearer
 from gateway.clock import Clock
-
-_bearer = HTTPBearer(auto_error=False, description="An admin key: `weir key issue --admin --name NAME`")
-_CHALLENGE = {"www-authenticate": 'Bearer realm="weir admin"'}
 
 
 class Waker(Protocol):
@@ -51,12 +50,12 @@ class AdminParts(Protocol):
 
 
 class Desk:
-    """What an admin's request works with: the books, the clock, and word of every change."""
+    """What an operator's request works with: the books, the clock, and word of every change. `actor` is who is at work."""
 
-    def __init__(self, parts: AdminParts, admin_key: str) -> None:
-        self.database = parts.database.acting(f"key:{admin_key}")
+    def __init__(self, parts: AdminParts, identity: Identity) -> None:
+        self.database = parts.database.acting(identity.actor)
         self.hasher = parts.hasher
-        self.admin_key = admin_key
+        self.identity = identity
         self._clock = parts.clock
         self._changes = parts.changes
 
@@ -68,19 +67,19 @@ class Desk:
         """Have the hot path notice what was just written, now instead of at the next tick."""
         self._changes.wake()
 
+    def require(self, area: str) -> None:
+        """Raise 403 unless the role may write in an area: for what a route's path and method do not tell."""
+        refuse_unless(self.identity.roles, Permission(area, WRITE))
 
-def open_desk(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Desk:
-    """Admit an admin. Answers 401 without a valid key and 403 for a tenant's."""
+
+def open_desk(request: Request, credentials: Credentials, signed: Signed) -> Desk:
+    """Admit an operator to a route that the role may use. Answers 401 without a valid key, token or session, 403 for a tenant's and for another role's."""
     parts: Any = request.app.state.services
-    if credentials is None:
-        raise HTTPException(401, "An admin key is needed: Authorization: Bearer sk-weir-admin-...", _CHALLENGE)
-    with parts.database.read() as session:
-        principal = find_principal(session, parts.hasher.digest(credentials.credentials), parts.clock.now_us())
-    if principal is None:
-        raise HTTPException(401, "This key is unknown, revoked or expired.", _CHALLENGE)
-    if principal.kind != "admin":
-        raise HTTPException(403, "This is a tenant's key; an admin's is needed here.")
-    return Desk(parts, principal.key_id)
+    identity = signed or bearer(parts, credentials, "An admin key is needed: Authorization: Bearer sk-weir-admin-...")
+    if not identity.roles:
+        raise HTTPException(403, parts.sign_in.no_role(identity) if identity is signed else "This is a tenant's key; an admin's is needed here.")
+    refuse_unless(identity.roles, permission_for(request))
+    return Desk(parts, identity)
 
 
 AdminDesk = Annotated[Desk, Depends(open_desk)]

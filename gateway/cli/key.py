@@ -16,8 +16,10 @@ from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="API keys: issue, list, limit, revoke.")
-BRIEF = ("id", "tenant", "name", "secret", "expires")
-COLUMNS = ("id", "kind", "tenant", "name", "secret", "project", "requests_per_minute", "tokens_per_minute", "ceiling", "used", "created", "expires", "revoked")
+BRIEF = ("id", "tenant", "role", "name", "secret", "expires")
+COLUMNS = (
+    "id", "kind", "role", "tenant", "name", "secret", "project", "requests_per_minute", "tokens_per_minute", "ceiling", "used", "created", "expires", "revoked",
+)  # fmt: skip
 
 
 @app.command()
@@ -26,6 +28,9 @@ def issue(
     *,
     name: Annotated[str, typer.Option("--name", help="what it is for")] = "",
     admin: Annotated[bool, typer.Option("--admin", help="an admin's key, for /admin and /finance")] = False,
+    role: Annotated[
+        str | None, typer.Option("--role", help="with --admin: owner (left out), admin, finance, viewer; with TENANT: manager or member, for /tenant")
+    ] = None,
     project: Annotated[str | None, typer.Option("--project", help="the part of the tenant it belongs to; made if not there")] = None,
     rpm: Annotated[int | None, typer.Option("--rpm", min=1, help="requests a minute, of this key")] = None,
     tpm: Annotated[int | None, typer.Option("--tpm", min=1, help="tokens a minute, of this key")] = None,
@@ -42,7 +47,8 @@ def issue(
             books.database,
             books.hasher(),
             tenant_id=tenant,
-            kind="admin" if admin else "tenant",
+            kind="admin" if admin else "tenant" if role is None else "staff",
+            role=role,
             name=name,
             project=project,
             requests_per_minute=rpm,
@@ -116,6 +122,7 @@ def _row(key: Key, used_ncr: int | None) -> dict[str, Any]:
     return {
         "id": key.id,
         "kind": key.kind,
+        "role": key.role,
         "tenant": key.tenant_id,
         "name": key.name,
         "secret": f"...{key.hint}",

@@ -105,4 +105,4 @@ def _given(place: Place, flags: Any) -> bool:
 
 
 def _secret(place: Place) -> bool:
-    return any(str(part) in ("secret", "api_key", "url", "database") for part in place)
+    return any(str(part) in ("secret", "client_secret", "api_key", "url", "database") for part in place)

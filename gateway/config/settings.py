@@ -15,6 +15,7 @@ from backends.config import BackendConfig, ModelConfig
 from backends.config import Name as BackendName
 from billing.db import check_url
 from gateway.config.forms import PlanForm, PositiveCredits, PublicName, Slug, TenantForm, checked_by
+from gateway.config.oidc import OidcSettings
 from gateway.config.prices import RateForm
 
 REDIS_FORM = "must be like redis://USER:PASSWORD@HOST:6379/0 (rediss:// for TLS), with a password's special characters percent-encoded"
@@ -182,6 +183,7 @@ class Settings(BaseSettings):
     leases: LeasesSettings = LeasesSettings()
     limits: LimitsSettings = LimitsSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    oidc: OidcSettings | None = None
     log: LogSettings = LogSettings()
     seed: SeedSettings = SeedSettings()
 

@@ -30,7 +30,7 @@ async def authenticate(services: "Services", secret: str) -> "Principal":
     if principal is None:
         raise Unauthenticated("This API key is not valid: it is wrong, revoked or expired. Ask your admin for one (`weir key issue TENANT`).")
     if principal.kind != "tenant":
-        raise Unauthenticated("This is an admin key: it manages tenants and calls no models. Use a tenant's key (`weir key issue TENANT`).")
+        raise Unauthenticated("This key manages, and calls no models. Use a tenant's key for that (`weir key issue TENANT`).")
     if not principal.active:
         raise TenantSuspended("This tenant is suspended. Ask your admin.")
     if principal.terms is None:

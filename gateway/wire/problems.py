@@ -151,8 +151,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     status: _described(what)
     for status, what in {
         400: "The body is not JSON",
-        401: "No admin key, or not a valid one",
-        403: "The key is no admin's",
+        401: "No key, token or session, or not a valid one",
+        403: "It is somebody's whose role may not do this; `detail` says which role may",
         404: "There is no such thing",
         409: "It exists already, or its state forbids this",
         422: "A field is wrong; `errors` names it",

@@ -125,6 +125,17 @@ def test_an_admin_key_names_no_tenant(weir: Weir) -> None:
         assert weir(*wrong).code == 2
 
 
+def test_a_key_for_people_has_a_role(weir: Weir) -> None:
+    assert weir("key", "issue", "--admin", "--role", "finance", "--quiet").out.startswith("sk-weir-admin-")
+    assert weir("key", "issue", "acme", "--role", "manager", "--quiet").out.startswith("sk-weir-staff-")
+    listed = json.loads(weir("key", "list", "--format", "json").out)
+    assert {(key["kind"], key["role"]) for key in listed} >= {("admin", "finance"), ("staff", "manager")}
+    for wrong in (("--admin", "--role", "manager"), ("acme", "--role", "owner"), ("acme", "--role", "member", "--rpm", "5"), ("acme", "--role", "")):
+        refused = weir("key", "issue", *wrong)
+        assert refused.code == 2, wrong
+    assert "one of owner, admin, finance, viewer" in weir("key", "issue", "--admin", "--role", "root").err
+
+
 def test_a_plan_set_again_is_a_new_version(weir: Weir) -> None:
     assert weir("plan", "set", "pro", "--credits", "2000").out.startswith("plan pro version 2: 2000 credits a month, then slow\n")
     plans = json.loads(weir("plan", "list", "--all", "--format", "json").out)

@@ -10,7 +10,8 @@ from pydantic import AwareDatetime, BaseModel, Field, model_validator
 from billing.money import format_credits, parse_credits
 from billing.operations import keys
 from billing.tenants.tenant import Key
-from gateway.auth.admin import AdminDesk
+from gateway.auth.admin import AdminDesk, Desk
+from gateway.auth.roles import OPERATORS
 from gateway.config.forms import Credits, Form, Slug
 from gateway.wire.instants import from_us, to_us
 from gateway.wire.problems import problem_router
@@ -19,9 +20,15 @@ router = problem_router("/keys")
 
 
 class KeyNew(Form):
-    """A key to issue. A tenant's names its tenant; an admin's has none. Limits left out are the plan's alone, a project that is not there is made."""
+    """A key to issue. A tenant's names its tenant; an admin's has none. Limits left out are the plan's alone, a project that is not there is made.
 
-    kind: Literal["tenant", "admin"] = "tenant"
+    `tenant` keys call models under /v1; `staff` keys open /tenant for their tenant's own people; `admin` keys open /admin and /finance.
+    """
+
+    kind: Literal["tenant", "staff", "admin"] = "tenant"
+    role: Literal["owner", "admin", "finance", "viewer", "manager", "member"] | None = Field(
+        None, description="admin: owner (absent), admin, finance or viewer; staff: manager or member; a key that calls models has none"
+    )
     tenant_id: Slug | None = None
     name: str = Field("", max_length=200)
     project: str | None = Field(None, max_length=200)
@@ -52,6 +59,7 @@ class KeyOut(BaseModel):
 
     id: str
     kind: str
+    role: str | None
     tenant_id: str | None
     name: str
     hint: str
@@ -73,12 +81,15 @@ class KeyIssued(KeyOut):
 
 @router.post("", summary="Issue a key", status_code=201)
 def issue(body: KeyNew, desk: AdminDesk) -> KeyIssued:
-    """Issue a key. Keep `secret`: it cannot be shown again."""
+    """Issue a key. Keep `secret`: it cannot be shown again. Operators' keys are issued and revoked by owners alone."""
+    if body.kind == "admin":
+        desk.require(OPERATORS)
     issued = keys.issue_key(
         desk.database,
         desk.hasher,
         tenant_id=body.tenant_id,
         kind=body.kind,
+        role=body.role,
         name=body.name,
         project=body.project,
         requests_per_minute=body.requests_per_minute,
@@ -104,6 +115,7 @@ def index(desk: AdminDesk, tenant_id: str | None = None, after: str = "", limit:
 @router.patch("/{key_id}", summary="Change a key's limits")
 def change(key_id: str, body: KeyLimits, desk: AdminDesk) -> KeyOut:
     """Change a key's limits; running gateways follow within a second."""
+    _require_for(desk, key_id)
     given = body.model_fields_set
     ceiling: int | UnsetType | None = UNSET
     if "ceiling" in given:
@@ -123,15 +135,22 @@ def change(key_id: str, body: KeyLimits, desk: AdminDesk) -> KeyOut:
 @router.delete("/{key_id}", summary="Revoke a key")
 def revoke(key_id: str, desk: AdminDesk) -> KeyOut:
     """Revoke a key for good; it is refused everywhere within a second."""
+    _require_for(desk, key_id)
     revoked = keys.revoke_key(desk.database, key_id, desk.now_us())
     desk.changed()
     return _out(revoked, None)
+
+
+def _require_for(desk: Desk, key_id: str) -> None:
+    if keys.get_key(desk.database, key_id).kind == "admin":
+        desk.require(OPERATORS)
 
 
 def _out(key: Key, used_ncr: int | None) -> KeyOut:
     return KeyOut(
         id=key.id,
         kind=key.kind,
+        role=key.role,
         tenant_id=key.tenant_id,
         name=key.name,
         hint=key.hint,

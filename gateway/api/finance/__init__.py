@@ -1,6 +1,6 @@
 """The finance API, `/finance`: the month's files, the same bytes as from `weir usage export` and `weir invoice export`.
 
-One file per noun, found by scanning this folder, each with a `router`. An admin's key opens it.
+One file per noun, found by scanning this folder, each with a `router`. Which role may do what is in `gateway.auth.roles`.
 """
 
 from importlib import import_module
