@@ -6,6 +6,7 @@ prompt, reading it from the cache and writing cost a GPU differently. Every spli
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -72,7 +73,7 @@ def windows(cost: GpuCost, days: Sequence[int], now_us: int) -> list[tuple[int, 
     Time that has not come yet costs nothing yet.
     """
     last_us = min(now_us, days[-1] if cost.end_us is None else cost.end_us)
-    found = ((number, max(start_us, cost.start_us), min(end_us, last_us)) for number, (start_us, end_us) in enumerate(zip(days, days[1:], strict=False)))
+    found = ((number, max(start_us, cost.start_us), min(end_us, last_us)) for number, (start_us, end_us) in enumerate(pairwise(days)))
     return [window for window in found if window[1] < window[2]]
 
 

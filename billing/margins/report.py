@@ -6,7 +6,7 @@ model, backend, day), `unused` (fees that no use earned) and `idle` (own GPUs th
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -107,6 +107,11 @@ class Gap(msgspec.Struct, frozen=True, order=True):
     bucket: str
     requests: int
     units: int
+
+    @property
+    def set_with(self) -> str:
+        """The command that sets it, for what is to come: a cost never begins in the past."""
+        return f"weir cost set {self.backend} {self.model} --input PRICE --output PRICE --currency USD"
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -210,7 +215,7 @@ def _put(lines: dict[tuple[tuple[str, ...], str, str], Line], line: Line) -> Non
 
 def _converted(line: str, keys: dict[str, str], currency: str, figures: Figures, rates: Rates | None) -> Line:
     counts = {name: getattr(figures, name) for name in _COUNTS}
-    amounts = {name: _money(getattr(figures, name), currency, rates) for name in ("fees", "overage", "calls", "gpus")}
+    amounts: dict[str, Any] = {name: _money(getattr(figures, name), currency, rates) for name in ("fees", "overage", "calls", "gpus")}
     return Line(line=line, keys=keys, currency=currency if rates is None else rates.currency, **counts, **amounts)
 
 

@@ -5,13 +5,14 @@ Most days have 24 hours. Those that daylight saving makes 23 or 25 are runs of t
 
 from collections.abc import Iterator
 from datetime import date, timedelta
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 
 from billing.errors import Invalid
-from billing.grants.periods import day_start, month_span
 from billing.grants.periods import day_of as local_day
+from billing.grants.periods import day_start, month_span
 
 DAYS_MAX = 400
 _DAY = timedelta(days=1)
@@ -33,10 +34,10 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class Run(NamedTuple):
-    """Days of one length that follow each other: the first begins at `start_us` and has the number `index`."""
+    """Days of one length that follow each other: the first begins at `start_us` and has the number `first`."""
 
     start_us: int
-    index: int
+    first: int
     length_us: int
 
 
@@ -50,7 +51,7 @@ class Days(msgspec.Struct, frozen=True):
     def number(self, at_us: int) -> int:
         """Return the number of the day of an instant within the span."""
         run = next(run for run in reversed(self.runs) if run.start_us <= at_us)
-        return run.index + (at_us - run.start_us) // run.length_us
+        return run.first + (at_us - run.start_us) // run.length_us
 
 
 def month_of(month: str) -> Span:
@@ -68,7 +69,7 @@ def span_of(month: str | None = None, first_day: date | None = None, end_day: da
     assert first_day is not None  # else there was a month
     assert end_day is not None
     if not 1 <= (end_day - first_day).days <= DAYS_MAX or not 1970 <= first_day.year <= 9000:
-        raise Invalid("until", f"until: {end_day} does not follow {first_day}, or too late; until is the day after the last, at most {DAYS_MAX} days")
+        raise Invalid("end_day", f"end_day: {end_day} does not follow {first_day}, or too late; it is the day after the last, at most {DAYS_MAX} days")
     return Span(first_day, end_day)
 
 
@@ -76,7 +77,7 @@ def in_zone(span: Span, timezone: str) -> Days:
     """Place a span in a zone."""
     starts = [day_start(day, timezone) for day in (*span, span.end_day)]
     runs: list[Run] = []
-    for index, (start_us, end_us) in enumerate(zip(starts, starts[1:], strict=False)):
+    for index, (start_us, end_us) in enumerate(pairwise(starts)):
         if not runs or runs[-1].length_us != end_us - start_us:
             runs.append(Run(start_us, index, end_us - start_us))
     return Days(starts[0], starts[-1], tuple(runs))

@@ -64,7 +64,7 @@ def cells(session: Session, tenant_ids: Iterable[str], days: Days, overs: Sequen
     for row in connection.execute(query.execution_options(yield_per=1000), {"ids": listed(connection, tenant_ids)}):
         found = row._mapping
         meter = Meter(**{bucket: None if found[bucket] is None else int(found[bucket]) for bucket in BUCKETS})
-        figures = {name: int(found[name]) for name in ("day", "step", "charge_ncr", "covered_ncr", "overage_ncr")}
+        figures: dict[str, Any] = {name: int(found[name]) for name in ("day", "step", "charge_ncr", "covered_ncr", "overage_ncr")}
         yield Cell(**{name: found[name] for name in (*_SAME, "subscription", "cost_us")}, **figures, requests=found["events"], meter=meter)
 
 
@@ -126,7 +126,8 @@ def next_gpu_id(session: Session) -> int:
 
 def insert_gpu(session: Session, cost: GpuCost) -> None:
     """Insert an entry; the caller holds the admin lock."""
-    session.add(GpuCostRow(**{field: getattr(cost, field) for field in _PLAIN}, **dict(zip(_WEIGHTS, cost.weights, strict=True))))
+    weights: dict[str, Any] = dict(zip(_WEIGHTS, cost.weights, strict=True))
+    session.add(GpuCostRow(**{field: getattr(cost, field) for field in _PLAIN}, **weights))
     session.flush()
 
 
@@ -161,7 +162,7 @@ def put_exchange_rate(session: Session, pair: tuple[str, str], day: str, rate: s
 
 def _day(days: Days) -> ColumnElement[int]:
     at = _EVENT.c.started_us
-    return case(*((at >= run.start_us, run.index + (at - run.start_us) // literal(run.length_us, BigInteger)) for run in reversed(days.runs)))
+    return case(*((at >= run.start_us, run.first + (at - run.start_us) // literal(run.length_us, BigInteger)) for run in reversed(days.runs)))
 
 
 def _step(overs: Sequence[int]) -> ColumnElement[int]:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
+from typing import NamedTuple
 
 from sqlmodel import Session
 
@@ -30,6 +31,15 @@ from billing.tenants.tenant import Tenant
 __all__ = ["Line", "Margins", "Span", "losers", "margins", "span_of"]
 
 
+class _Asked(NamedTuple):
+    """What a report is about, and the report."""
+
+    report: Report
+    span: Span
+    tenant_id: str | None
+    now_us: int
+
+
 def margins(db: Database, span: Span, *, by: Sequence[str], tenant_id: str | None = None, currency: str | None = None, now_us: int) -> Margins:
     """Report revenue, cost and margin of a span of days (each tenant's own), of one tenant or of all, by some of `report.DIMENSIONS`.
 
@@ -37,6 +47,7 @@ def margins(db: Database, span: Span, *, by: Sequence[str], tenant_id: str | Non
     is in the report's `gaps`. Raises `Invalid` (by, currency, no rate of exchange stated) and `NotFound` (tenant).
     """
     report = Report(by)
+    asked = _Asked(report, span, tenant_id, now_us)
     with db.read(long=True, snapshot=True) as session:
         if currency is not None:
             exponent(currency)
@@ -44,9 +55,9 @@ def margins(db: Database, span: Span, *, by: Sequence[str], tenant_id: str | Non
         gpus = _gpus(session, span, now_us)
         everybody = tenants.all_tenants(session) if wanted is None or gpus else [wanted]  # what GPUs cost is split over all who used them
         weights: Weights = {}
-        _add_tenants(session, everybody, span, (report, tenant_id), gpus, weights, now_us)
+        _add_tenants(session, asked, everybody, gpus, weights)
         for gpu in [gpu for found in gpus.values() for gpu in found]:
-            _add_gpu(session, report, gpu, span, weights, tenant_id, now_us)
+            _add_gpu(session, asked, gpu, weights)
         stated = None if currency is None else _stated(session, report.currencies, currency, span)
     return report.done(span.day, (span.first_day.isoformat(), span.end_day.isoformat()), stated)
 
@@ -64,10 +75,8 @@ def losers(db: Database, span: Span, *, currency: str | None = None, now_us: int
     return sorted(lost, key=lambda line: (line.margin, line.keys["tenant"]))
 
 
-def _add_tenants(
-    session: Session, everybody: Iterable[Tenant], span: Span, wanted: tuple[Report, str | None], gpus: dict[str, list[GpuCost]], weights: Weights, now_us: int
-) -> None:
-    report, tenant_id = wanted
+def _add_tenants(session: Session, asked: _Asked, everybody: Iterable[Tenant], gpus: dict[str, list[GpuCost]], weights: Weights) -> None:
+    report, tenant_id = asked.report, asked.tenant_id
     others = Report(())  # of them only the work for own GPUs is looked at
     entries = rates.all_costs(session)
     costs = Costs(CostBook(entries), cliffs(entries), gpus)
@@ -76,8 +85,8 @@ def _add_tenants(
     for tenant in everybody:
         zones[tenant.timezone].append(tenant)
     for timezone, members in sorted(zones.items()):
-        days = in_zone(span, timezone)
-        accounts = {account.tenant_id: account for account in _accounts(session, members, days, terms, now_us)}
+        days = in_zone(asked.span, timezone)
+        accounts = {account.tenant_id: account for account in _accounts(session, members, days, terms, asked.now_us)}
         for one, cells in groupby(store.cells(session, list(accounts), days, costs.overs), key=attrgetter("tenant_id")):
             add_tenant(report if tenant_id in (None, one) else others, accounts.pop(one), cells, costs, weights)
         for one, account in accounts.items():  # those who used nothing, and paid for it
@@ -135,18 +144,18 @@ def _gpus(session: Session, span: Span, now_us: int) -> dict[str, list[GpuCost]]
     return found
 
 
-def _add_gpu(session: Session, report: Report, gpu: GpuCost, span: Span, weights: Weights, tenant_id: str | None, now_us: int) -> None:
+def _add_gpu(session: Session, asked: _Asked, gpu: GpuCost, weights: Weights) -> None:
     """Split the bill day by day. Its days are UTC's, the use's are the tenants' own: the bill of 3 November goes to what they did on their 3 November."""
-    open_ = windows(gpu, _cuts(span), now_us)
+    open_ = windows(gpu, _cuts(asked.span), asked.now_us)
     cuts = [open_[0][1], *(end_us for _day, _start_us, end_us in open_)]
     busy = busy_us(store.running(session, gpu.backend, cuts[0], cuts[-1]), cuts)
     for (day, start_us, end_us), ran_us in zip(open_, busy, strict=True):
         idle, parts = share_gpu(bill(gpu, start_us, end_us), (ran_us, end_us - start_us), weights.get((gpu.id, day), {}))
         for place, part in parts:
-            if tenant_id in (None, place.tenant):
-                report.add(USE, place, gpu.currency, Figures(gpus=part))
-        if tenant_id is None:
-            report.add(IDLE, Place(backend=gpu.backend, day=day), gpu.currency, Figures(gpus=idle))
+            if asked.tenant_id in (None, place.tenant):
+                asked.report.add(USE, place, gpu.currency, Figures(gpus=part))
+        if asked.tenant_id is None:
+            asked.report.add(IDLE, Place(backend=gpu.backend, day=day), gpu.currency, Figures(gpus=idle))
 
 
 def _cuts(span: Span) -> list[int]:

@@ -91,7 +91,7 @@ def test_what_months_earn_is_what_their_invoices_say(acme: Database) -> None:
 def test_a_running_period_has_earned_only_what_was_used(acme: Database) -> None:
     use(acme, 1, START + DAY, charge_ncr=CREDIT, cover_ncr=CREDIT)
     (total,) = margins.margins(acme, NOVEMBER, by=("tenant",), now_us=START + 2 * DAY).totals
-    assert (total.invoiced, total.line.revenue, total.deferred) == (49, Decimal("4.9"), Decimal("44.1"))
+    assert (total.invoiced, total.line.revenue, total.deferred) == (Decimal(49), Decimal("4.9"), Decimal("44.1"))
 
 
 def test_excess_and_debt_earn_nothing(acme: Database) -> None:
@@ -99,7 +99,11 @@ def test_excess_and_debt_earn_nothing(acme: Database) -> None:
     use(acme, 2, START + 2 * DAY, charge_ncr=5 * CREDIT, cover_ncr=5 * CREDIT, model="debt")
     use(acme, 3, START + 3 * DAY, charge_ncr=5 * CREDIT, cover_ncr=0, lane="slow", model="excess")
     found = margins.margins(acme, NOVEMBER, by=("model",), now_us=START + 4 * DAY)
-    assert {line.keys["model"]: (line.revenue, line.charge_ncr) for line in found.lines} == {"m": (49, 10 * CREDIT), "debt": (0, 5 * CREDIT), "excess": (0, 5 * CREDIT)}
+    assert {line.keys["model"]: (line.revenue, line.charge_ncr) for line in found.lines} == {
+        "m": (Decimal(49), 10 * CREDIT),
+        "debt": (Decimal(0), 5 * CREDIT),
+        "excess": (Decimal(0), 5 * CREDIT),
+    }
 
 
 def test_the_cost_that_applied_when_a_request_began_is_taken_with_its_cliff(acme: Database) -> None:
@@ -123,7 +127,10 @@ def test_use_without_a_cost_is_told_and_not_nothing(acme: Database) -> None:
     assert [(gap.backend, gap.model, gap.bucket, gap.requests, gap.units) for gap in found.gaps] == [
         ("b", "u", "images", 1, 3), ("b", "u", "input", 1, 1000), ("b", "u", "output", 1, 500), ("b", "u", "requests", 1, 1),
     ]  # fmt: skip
-    assert [(line.calls, line.uncosted_requests, line.uncosted_units) for line in found.lines if line.line == "use"] == [(0, 1, 1501), (1, 1, 3)]
+    assert [(line.calls, line.uncosted_requests, line.uncosted_units) for line in found.lines if line.line == "use"] == [
+        (Decimal(0), 1, 1501),
+        (Decimal(1), 1, 3),
+    ]
     set_cost(acme, START + 3 * DAY, free=True, prices={})
     use(acme, 3, START + 4 * DAY)
     assert len(margins.margins(acme, Span(date(2026, 11, 5), date(2026, 11, 6)), by=(), now_us=LATER).gaps) == 0
@@ -161,7 +168,8 @@ def test_an_entry_without_an_end_ends_the_one_before_and_a_mistake_is_taken_away
 )
 def test_gpus_that_cannot_be_billed_are_refused(db: Database, field: str, wrong: dict[str, Any]) -> None:
     with pytest.raises(Invalid) as refused:
-        gpus.add_gpu(db, **({"backend": "b", "gpus": 1, "hour_pico": 1, "currency": "USD", "start_us": START, "now_us": START} | wrong))
+        fields: dict[str, Any] = {"backend": "b", "gpus": 1, "hour_pico": 1, "currency": "USD", "start_us": START, "now_us": START}
+        gpus.add_gpu(db, **(fields | wrong))
     assert refused.value.field == field
 
 
@@ -169,7 +177,7 @@ def test_currencies_are_added_only_at_a_stated_rate(acme: Database) -> None:
     set_cost(acme, START - DAY, currency="USD")
     use(acme, 1, START + DAY)
     apart = margins.margins(acme, NOVEMBER, by=("tenant",), now_us=START + 2 * DAY)
-    assert [(line.currency, line.revenue, line.cost) for line in apart.lines] == [("EUR", Decimal("4.9"), 0), ("USD", 0, 1)]
+    assert [(line.currency, line.revenue, line.cost) for line in apart.lines] == [("EUR", Decimal("4.9"), Decimal(0)), ("USD", Decimal(0), Decimal(1))]
     for refused in (
         lambda: margins.losers(acme, NOVEMBER, now_us=START + 2 * DAY),
         lambda: margins.margins(acme, NOVEMBER, by=(), currency="EUR", now_us=START + 2 * DAY),
@@ -195,8 +203,20 @@ def test_tenants_that_lose_money_come_with_the_greatest_loss_first(acme: Databas
     assert [(line.keys["tenant"], line.margin) for line in lost] == [("b", Decimal("-45.1")), ("a", Decimal("-5.1"))]
 
 
-@pytest.mark.parametrize("asked", [{}, {"month": "2026-13"}, {"month": "2026-11", "end_day": date(2026, 11, 2)}, {"first_day": date(2026, 11, 2)},
-                                   {"first_day": date(2026, 11, 2), "end_day": date(2026, 11, 2)}, {"first_day": date(2026, 11, 2), "end_day": date(2030, 1, 1)}])  # fmt: skip
+FIRST = date(2026, 11, 2)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"month": "2026-13"},
+        {"month": "2026-11", "end_day": FIRST},
+        {"first_day": FIRST},
+        {"first_day": FIRST, "end_day": FIRST},
+        {"first_day": FIRST, "end_day": date(2030, 1, 1)},
+    ],
+)
 def test_a_span_that_is_none_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(Invalid):
         span_of(**asked)

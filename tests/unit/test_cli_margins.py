@@ -1,0 +1,90 @@
+"""`weir margin`, `weir cost gpu`, `weir fx`: what they print adds up, and what they refuse says what to do."""
+
+import csv
+import io
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from billing.db import Database
+from billing.grants.allowance import current_period, ensure_allowance
+from billing.usage.event import UsageEvent
+from billing.usage.writer import book
+from gateway.clock import SystemClock
+from gateway.wire.instants import from_us
+from tests.books import event
+from tests.command import Weir, weir_in
+
+CREDIT = 10**9
+
+
+@pytest.fixture
+def weir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Weir:
+    command = weir_in(tmp_path, monkeypatch, capsys)
+    for plan, more in (("pro", ("--fee", "50.00")), ("max", ("--on-exhausted", "overage", "--credit-price", "0.5"))):
+        assert command("plan", "set", plan, "--credits", "100", "--currency", "USD", *more).code == 0
+    assert command("tenant", "create", "acme", "--plan", "pro").code == 0
+    assert command("cost", "set", "b", "u", "--input", "7000000", "--output", "1000000", "--currency", "USD").code == 0
+    database = Database(f"sqlite:///{tmp_path / 'weir-data' / 'weir.db'}")
+    now_us = SystemClock().now_us()
+    with database.write() as session:
+        ensure_allowance(session, "acme", now_us)
+        found = current_period(session, "acme", now_us)
+        assert found is not None
+        made: UsageEvent = event(1, 10 * CREDIT, started_us=now_us, period_us=found[1].start_us, day_us=now_us - now_us % 86_400_000_000)
+        book(session, [made], now_us)
+    database.close()
+    return command
+
+
+def month() -> str:
+    return f"{from_us(SystemClock().now_us()):%Y-%m}"
+
+
+def test_a_margin_is_shown_as_a_table_as_json_and_as_csv(weir: Weir) -> None:
+    shown = weir("margin", "show", "--month", month(), "--by", "model,tenant")
+    assert shown.code == 0, shown.err
+    assert "total USD: revenue 5 (invoiced 50, less 45 deferred), cost 52 (idle 0), margin -47" in shown.out
+    document = json.loads(weir("margin", "show", "--month", month(), "--format", "json").out)
+    (line,) = document["lines"]
+    assert (line["tenant"], line["fees"], line["calls"], line["margin"], line["currency"]) == ("acme", "5", "52", "-47", "USD")
+    assert (document["totals"][0]["deferred"], document["gaps"]) == ("45", [])
+    rows = list(csv.DictReader(io.StringIO(weir("margin", "show", "--month", month(), "--by", "day,backend", "--format", "csv").out)))
+    assert sum(Decimal(row["margin"]) for row in rows) == -47
+    (loser,) = json.loads(weir("margin", "losers", "--month", month(), "--format", "json").out)
+    assert (loser["tenant"], loser["margin"]) == ("acme", "-47")
+
+
+def test_a_gap_names_the_command_that_closes_it(weir: Weir) -> None:
+    assert weir("cost", "propose", "--help").code == 0
+    said = weir("margin", "show", "--from", "2026-01-01", "--until", "2026-01-05")
+    assert (said.code, said.out) == (0, "nothing was used or earned\n")
+    assert weir("margin", "show").code == 2
+    assert "tenant, project, model, backend, day" in weir("margin", "show", "--month", month(), "--by", "colour").err
+
+
+def test_gpus_are_set_listed_and_removed_and_their_idle_time_is_shown(weir: Weir) -> None:
+    made = weir("cost", "gpu", "set", "b", "--gpus", "8", "--price", "2.50", "--from", f"{month()}-01", "--until", f"{month()}-01T01:00:00Z")
+    assert made.out.startswith("b: 8 GPUs at 2.5 USD an hour each, from "), made.err
+    (row,) = json.loads(weir("cost", "gpu", "list", "--format", "json").out)
+    assert (row["gpus"], row["price"], row["weights"]) == (8, "2.5", "10:1:40")
+    document = json.loads(weir("margin", "show", "--month", month(), "--by", "backend", "--format", "json").out)
+    assert [line["gpus"] for line in document["lines"] if line["line"] == "idle"] == ["20"]
+    assert weir("cost", "gpu", "remove", str(row["id"])).code == 2
+    assert weir("cost", "gpu", "remove", str(row["id"]), "--yes").code == 0
+    assert "weir cost gpu set" in weir("cost", "gpu", "list").out
+    assert "input:cached:output" in weir("cost", "gpu", "set", "b", "--gpus", "8", "--price", "2.50", "--weights", "1:2").err
+
+
+def test_another_currency_needs_a_stated_rate(weir: Weir) -> None:
+    refused = weir("margin", "show", "--month", month(), "--currency", "EUR")
+    assert refused.code == 2
+    assert "weir fx set USD EUR RATE --day" in refused.err
+    assert weir("fx", "set", "USD", "EUR", "0.5", "--day", f"{month()}-01").out == f"1 USD = 0.5 EUR from {month()}-01 on\n"
+    shown = weir("margin", "show", "--month", month(), "--currency", "EUR")
+    assert "margin -23.5" in shown.out
+    assert "1 USD = 0.5 EUR" in shown.err
+    assert weir("fx", "set", "USD", "USD", "1", "--day", f"{month()}-01").code == 2
+    assert [one["rate"] for one in json.loads(weir("fx", "list", "--format", "json").out)] == ["0.5"]
