@@ -45,11 +45,16 @@ class Figures(msgspec.Struct, kw_only=True):
 
     def add(self, other: "Figures") -> None:
         """Add another's."""
-        for field in _FIELDS:
-            setattr(self, field, getattr(self, field) + getattr(other, field))
+        self.requests += other.requests
+        self.charge_ncr += other.charge_ncr
+        self.fees += other.fees
+        self.overage += other.overage
+        self.calls += other.calls
+        self.gpus += other.gpus
+        self.uncosted_requests += other.uncosted_requests
+        self.uncosted_units += other.uncosted_units
 
 
-_FIELDS = Figures.__struct_fields__
 _COUNTS = ("requests", "charge_ncr", "uncosted_requests", "uncosted_units")
 
 

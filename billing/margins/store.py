@@ -58,14 +58,31 @@ def cells(session: Session, tenant_ids: Iterable[str], days: Days, overs: Sequen
         .where(_OF[connection.dialect.name], e.started_us >= days.start_us, e.started_us < days.end_us)
         .subquery()
     )
-    same = [one.c[name] for name in (*_SAME, "subscription", "day", "cost_us", "step")]
-    sums = [func.sum(one.c[name]).label(name) for name in (*BUCKETS, "charge_ncr", "covered_ncr", "overage_ncr")]
-    query = select(*same, func.count().label("events"), *sums).group_by(*same).order_by(one.c.tenant_id)
+    same = [one.c[name] for name in (*_SAME, "subscription", "day", "cost_us", "step")]  # the order in which they are read below
+    added = [func.sum(one.c[name]) for name in (*BUCKETS, "charge_ncr", "covered_ncr", "overage_ncr")]
+    query = select(*same, func.count(), *added).group_by(*same).order_by(one.c.tenant_id)
     for row in connection.execute(query.execution_options(yield_per=1000), {"ids": listed(connection, tenant_ids)}):
-        found = row._mapping
-        meter = Meter(**{bucket: None if found[bucket] is None else int(found[bucket]) for bucket in BUCKETS})
-        figures: dict[str, Any] = {name: int(found[name]) for name in ("day", "step", "charge_ncr", "covered_ncr", "overage_ncr")}
-        yield Cell(**{name: found[name] for name in (*_SAME, "subscription", "cost_us")}, **figures, requests=found["events"], meter=meter)
+        tenant_id, project, model, backend, upstream_model, service_tier, lane, period_us, subscription, day, cost_us, step, events, *sums = row
+        counts = [None if count is None else int(count) for count in sums]  # PostgreSQL sums into a wider type
+        yield Cell(
+            tenant_id=tenant_id,
+            project=project,
+            model=model,
+            backend=backend,
+            upstream_model=upstream_model,
+            service_tier=service_tier,
+            lane=lane,
+            day=int(day),
+            subscription=subscription,
+            period_us=period_us,
+            cost_us=cost_us,
+            step=step,
+            requests=events,
+            charge_ncr=counts[-3] or 0,
+            covered_ncr=counts[-2] or 0,
+            overage_ncr=counts[-1] or 0,
+            meter=Meter(**dict(zip(BUCKETS, counts, strict=False))),
+        )
 
 
 def covered_before(session: Session, tenant_ids: Iterable[str], start_us: int, since_us: int) -> dict[tuple[str, int], int]:
