@@ -13,6 +13,7 @@ from gateway.cli.lanes import lanes
 from gateway.cli.migrate import migrate
 from gateway.cli.serve import serve
 from gateway.cli.simulate import simulate
+from gateway.cli.whatif import whatif
 
 app = typer.Typer(
     name="weir",
@@ -41,5 +42,6 @@ app.command()(doctor)
 app.command()(migrate)
 app.command()(lanes)
 app.command()(simulate)
+app.command()(whatif)
 for noun in (tenant, project, key, plan, grant, rate, cost, fx, usage, invoice, margin, ledger, webhook, backend):
     app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])

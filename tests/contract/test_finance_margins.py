@@ -78,3 +78,13 @@ def test_amounts_are_converted_at_the_stated_rate(api: AdminApi) -> None:
 def test_422_names_the_field(api: AdminApi, method: str, path: str, sent: dict[str, Any], field: str) -> None:
     answer = api.http.get(path, params=sent) if method == "GET" else api.http.request(method, path, json=sent)
     assert fields(problem(answer, 422, "invalid")) == [field]
+
+
+def test_a_month_is_billed_anew(api: AdminApi) -> None:
+    api.plan("max", allowance_ncr=40 * CREDIT, on_exhausted="overage", credit_price="0.5", monthly_fee_minor=1000)
+    found = get(api, "/finance/what-ifs", **NOVEMBER, plan_id="max")
+    (period,) = found["periods"]
+    assert (period["tenant_id"], period["first_day"], period["running"], period["difference"]) == ("acme", "2026-11-03", True, "-10")
+    assert (period["books"]["total"], period["then"]["total"], period["then"]["fee"], period["then"]["overage_credits"]) == ("50", "40", "10", "60")
+    assert fields(problem(api.http.get("/finance/what-ifs", params=NOVEMBER), 422, "invalid")) == ["plan"]
+    problem(api.http.get("/finance/what-ifs", params={**NOVEMBER, "version_id": 3}), 404, "not_found")

@@ -108,16 +108,34 @@ def events(draw: st.DrawFn, number: int) -> UsageEvent:
     charge = draw(st.integers(0, CREDIT))
     images = draw(st.sampled_from((None, None, None, 2)))
     started_us = START + draw(st.integers(-8 * HOUR, 32 * 24 * HOUR))
+    meter = Meter(
+        input=draw(st.sampled_from((None, 0, 50, 51, 100, 101, 200, 201))),
+        cache_read=draw(st.sampled_from((None, 0, 50))),
+        output=output,
+        reasoning=draw(st.sampled_from((None, 0, output // 2))),
+        images=images,
+        requests=1,
+    )
     return UsageEvent(
-        id=f"e{number}", tenant_id=draw(st.sampled_from(("t0", "t1", "t2"))), key_id="k", model=draw(st.sampled_from("mn")),
-        backend=draw(st.sampled_from("ab")), upstream_model=draw(st.sampled_from("uv")), endpoint="e",
-        started_us=started_us, ended_us=started_us + draw(st.integers(0, HOUR)), status=200, outcome="complete", lane=draw(st.sampled_from(("fast", "slow"))), source="reported", charge_ncr=charge, cover_ncr=draw(st.integers(0, charge)),
-        meter=Meter(
-            input=draw(st.sampled_from((None, 0, 50, 51, 100, 101, 200, 201))), cache_read=draw(st.sampled_from((None, 0, 50))), output=output,
-            reasoning=draw(st.sampled_from((None, 0, output // 2))), images=images, requests=1,
-        ),
-        project=draw(st.sampled_from((None, "p", "q"))), service_tier=draw(st.sampled_from((None, "flex"))),
-    )  # fmt: skip
+        id=f"e{number}",
+        tenant_id=draw(st.sampled_from(("t0", "t1", "t2"))),
+        key_id="k",
+        model=draw(st.sampled_from("mn")),
+        backend=draw(st.sampled_from("ab")),
+        upstream_model=draw(st.sampled_from("uv")),
+        endpoint="e",
+        started_us=started_us,
+        ended_us=started_us + draw(st.integers(0, HOUR)),
+        status=200,
+        outcome="complete",
+        lane=draw(st.sampled_from(("fast", "slow"))),
+        source="reported",
+        meter=meter,
+        charge_ncr=charge,
+        cover_ncr=draw(st.integers(0, charge)),
+        project=draw(st.sampled_from((None, "p", "q"))),
+        service_tier=draw(st.sampled_from((None, "flex"))),
+    )
 
 
 @st.composite

@@ -88,3 +88,20 @@ def test_another_currency_needs_a_stated_rate(weir: Weir) -> None:
     assert "1 USD = 0.5 EUR" in shown.err
     assert weir("fx", "set", "USD", "USD", "1", "--day", f"{month()}-01").code == 2
     assert [one["rate"] for one in json.loads(weir("fx", "list", "--format", "json").out)] == ["0.5"]
+
+
+def test_a_month_is_billed_anew_on_another_plan_and_at_other_rates(weir: Weir) -> None:
+    document = json.loads(weir("whatif", "--month", month(), "--plan", "max", "--format", "json").out)
+    (period,) = document["periods"]
+    assert (period["total"], period["total_then"], period["difference"], period["from_credits_credits_then"]) == ("50", "0", "-50", "10")
+    assert weir("plan", "set", "mini", "--credits", "13", "--on-exhausted", "overage", "--credit-price", "0.5", "--currency", "USD").code == 0
+    assert weir("rate", "propose", "m", "input=9000000", "output=0").code == 0  # 9 credits a token, of which there are 7; the plan gives 13
+    shown = weir("whatif", "--month", month(), "--plan", "mini", "--rates", "1")
+    assert "total USD: 50 as it is, 25 then, difference -25" in shown.out
+    assert "not over" in shown.out
+    assert weir("whatif", "--month", month()).code == 2
+    assert "there is no version of rates `9`" in weir("whatif", "--month", month(), "--rates", "9").err
+    assert weir("whatif", "--month", month(), "--plan", "none").code == 2
+    weir("plan", "set", "yen", "--currency", "JPY", "--credits", "1")
+    assert "left out" in weir("whatif", "--month", month(), "--plan", "yen").err
+    assert weir("whatif", "--month", month(), "--plan", "yen", "--tenant", "acme").code == 2
