@@ -114,13 +114,13 @@ def running(session: Session, backend: str, start_us: int, end_us: int) -> Itera
         yield row.sent_us, row.ended_us
 
 
-def day_sums(session: Session, tenant_ids: Iterable[str], since_us: int) -> dict[str, dict[int, tuple[int, int]]]:
-    """Return what tenants used on days that began at `since_us` or later, by when they began: charge and overage in ncr. Days without use have none."""
+def day_sums(session: Session, tenant_ids: Iterable[str], since_us: int) -> dict[str, dict[int, int]]:
+    """Return what tenants used on days that began at `since_us` or later, in ncr, by when they began. Days without use have none."""
     s, connection = _SUM.c, session.connection()
     where = (_SUMS_OF[connection.dialect.name], s.span == "day", s.start_us >= since_us)
-    found: dict[str, dict[int, tuple[int, int]]] = {}
-    for row in connection.execute(select(s.tenant_id, s.start_us, s.charge_ncr, s.overage_ncr).where(*where), {"ids": listed(connection, tenant_ids)}):
-        found.setdefault(row.tenant_id, {})[row.start_us] = (row.charge_ncr, row.overage_ncr)
+    found: dict[str, dict[int, int]] = {}
+    for row in connection.execute(select(s.tenant_id, s.start_us, s.charge_ncr).where(*where), {"ids": listed(connection, tenant_ids)}):
+        found.setdefault(row.tenant_id, {})[row.start_us] = row.charge_ncr
     return found
 
 

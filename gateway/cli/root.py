@@ -8,6 +8,7 @@ import typer
 from gateway.cli import backend, cost, fx, grant, invoice, key, ledger, margin, plan, project, rate, tenant, usage, webhook
 from gateway.cli.check import check
 from gateway.cli.doctor import doctor
+from gateway.cli.forecast import forecast
 from gateway.cli.init import init
 from gateway.cli.lanes import lanes
 from gateway.cli.migrate import migrate
@@ -42,6 +43,7 @@ app.command()(doctor)
 app.command()(migrate)
 app.command()(lanes)
 app.command()(simulate)
+app.command()(forecast)
 app.command()(whatif)
 for noun in (tenant, project, key, plan, grant, rate, cost, fx, usage, invoice, margin, ledger, webhook, backend):
     app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])

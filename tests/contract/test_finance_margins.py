@@ -88,3 +88,13 @@ def test_a_month_is_billed_anew(api: AdminApi) -> None:
     assert (period["books"]["total"], period["then"]["total"], period["then"]["fee"], period["then"]["overage_credits"]) == ("50", "40", "10", "60")
     assert fields(problem(api.http.get("/finance/what-ifs", params=NOVEMBER), 422, "invalid")) == ["plan"]
     problem(api.http.get("/finance/what-ifs", params={**NOVEMBER, "version_id": 3}), 404, "not_found")
+
+
+def test_a_forecast_of_the_period_that_runs(api: AdminApi) -> None:
+    (before,) = get(api, "/finance/forecasts")
+    assert (before["expected"], before["method"]) == (None, "no day is over yet")
+    api.clock.advance(3 * 86_400)
+    (found,) = get(api, "/finance/forecasts", tenant_id="acme")
+    assert (found["plan_id"], found["credits"], found["credits_left"], found["fee"], found["exhausted_day"]) == ("pro", "100", "900", "50.00", None)
+    assert (found["expected"]["credits"], found["expected"]["total"], found["method"].split(",")[0]) == ("100", "50.00", "mean of 2 days")
+    problem(api.http.get("/finance/forecasts", params={"tenant_id": "nobody"}), 404, "not_found")

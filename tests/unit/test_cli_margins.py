@@ -95,9 +95,10 @@ def test_a_month_is_billed_anew_on_another_plan_and_at_other_rates(weir: Weir) -
     (period,) = document["periods"]
     assert (period["total"], period["total_then"], period["difference"], period["from_credits_credits_then"]) == ("50", "0", "-50", "10")
     assert weir("plan", "set", "mini", "--credits", "13", "--on-exhausted", "overage", "--credit-price", "0.5", "--currency", "USD").code == 0
-    assert weir("rate", "propose", "m", "input=9000000", "output=0").code == 0  # 9 credits a token, of which there are 7; the plan gives 13
-    shown = weir("whatif", "--month", month(), "--plan", "mini", "--rates", "1")
-    assert "total USD: 50 as it is, 25 then, difference -25" in shown.out
+    made = weir("rate", "propose", "m", "input=5000000", "output=0")
+    assert made.code == 0, made.err  # 5 credits a token, of which there are 7; the plan gives 13
+    shown = weir("whatif", "--month", month(), "--plan", "mini", "--rates", "2")  # 1 are costs
+    assert "total USD: 50 as it is, 11 then, difference -39" in shown.out
     assert "not over" in shown.out
     assert weir("whatif", "--month", month()).code == 2
     assert "there is no version of rates `9`" in weir("whatif", "--month", month(), "--rates", "9").err
@@ -105,3 +106,10 @@ def test_a_month_is_billed_anew_on_another_plan_and_at_other_rates(weir: Weir) -
     weir("plan", "set", "yen", "--currency", "JPY", "--credits", "1")
     assert "left out" in weir("whatif", "--month", month(), "--plan", "yen").err
     assert weir("whatif", "--month", month(), "--plan", "yen", "--tenant", "acme").code == 2
+
+
+def test_a_forecast_says_what_it_knows(weir: Weir) -> None:
+    (row,) = json.loads(weir("forecast", "--format", "json").out)
+    assert (row["tenant"], row["credits"], row["credits_left"], row["expected_total"], row["method"]) == ("acme", "10", "90", None, "no day is over yet")
+    assert "without tax" in weir("forecast").out
+    assert weir("forecast", "--tenant", "nobody").code == 2
