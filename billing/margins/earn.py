@@ -64,7 +64,7 @@ def _add_cost(report: Report, place: Place, cell: Cell, costs: Costs, figures: F
     costed = cost_of(cell, entry, costs.overs)
     if costed.missing:
         figures.uncosted_requests, figures.uncosted_units = cell.requests, sum(costed.missing.values())
-        report.miss(cell.backend, cell.upstream_model, cell.requests, costed.missing)
+        report.miss(cell.backend, cell.upstream_model, cell.requests, costed.missing, unsaid=cell.cost_us is None)
     if entry is not None and costed.pico:
         report.add(USE, place, entry.currency, Figures(calls=of_pico(costed.pico)))
 

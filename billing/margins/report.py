@@ -105,18 +105,22 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gap(msgspec.Struct, frozen=True, order=True):
-    """Use that nobody has set a cost for; `requests` are those that may have used it."""
+    """Use that nobody has set a cost for; `requests` are those that may have used it. `since`: from this day on the cost can still be set, as there was none
+    before; "": there was one, without this bucket, and only what is to come can be priced.
+    """
 
     backend: str
     model: str
     bucket: str
+    since: str
     requests: int
     units: int
 
     @property
     def set_with(self) -> str:
-        """The command that sets it, for what is to come: a cost never begins in the past."""
-        return f"weir cost set {self.backend} {self.model} --input PRICE --output PRICE --currency USD"
+        """The command that sets it."""
+        since = f" --from {self.since}" if self.since else ""
+        return f"weir cost set {self.backend} {self.model} --input PRICE --output PRICE --currency USD{since}"
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -151,7 +155,7 @@ class Report:
         self._totals: dict[str, Figures] = {}
         self._idle: dict[str, int] = {}
         self._invoiced: dict[str, int] = {}
-        self._gaps: dict[tuple[str, str, str], list[int]] = {}
+        self._gaps: dict[tuple[str, str, str, bool], list[int]] = {}
 
     def add(self, line: str, place: Place, currency: str, figures: Figures) -> None:
         """Add figures where they belong."""
@@ -165,10 +169,10 @@ class Report:
         """Note what is invoiced for the span."""
         self._invoiced[currency] = self._invoiced.get(currency, 0) + amount
 
-    def miss(self, backend: str, model: str, requests: int, missing: Mapping[str, int]) -> None:
-        """Note use without a cost, units by bucket."""
+    def miss(self, backend: str, model: str, requests: int, missing: Mapping[str, int], *, unsaid: bool) -> None:
+        """Note use without a cost, units by bucket. `unsaid`: nobody had said any cost for the model by then."""
         for bucket, units in missing.items():
-            gap = self._gaps.setdefault((backend, model, bucket), [0, 0])
+            gap = self._gaps.setdefault((backend, model, bucket, unsaid), [0, 0])
             gap[0] += requests
             gap[1] += units
 
@@ -195,7 +199,7 @@ class Report:
                 Total(line=total, idle=_sum(self._idle, total.currency, rates), invoiced=_sum(self._invoiced, total.currency, rates))
                 for _key, total in sorted(totals.items())
             ),
-            gaps=tuple(Gap(*key, *gap) for key, gap in sorted(self._gaps.items())),
+            gaps=tuple(Gap(*key[:3], days[0] if key[3] else "", *gap) for key, gap in sorted(self._gaps.items())),
             rates=rates,
         )
 

@@ -55,7 +55,8 @@ def show(
     for said in _exchange(found):
         typer.echo(f"1 {said['base']} = {said['rate']} {said['quote']}, as stated for {said['day']}", err=True)
     for gap in _gaps(found):
-        typer.echo(f"no cost: {gap['backend']} {gap['model']}: {gap['units']} of `{gap['bucket']}`; for what is to come: {gap['set_with']}", err=True)
+        when = "" if gap["since"] else ", from now on"
+        typer.echo(f"no cost: {gap['backend']} {gap['model']}: {gap['units']} of `{gap['bucket']}`{when}; set it: {gap['set_with']}", err=True)
 
 
 @app.command()
@@ -91,7 +92,15 @@ def _totals(found: Margins) -> list[dict[str, Any]]:
 
 def _gaps(found: Margins) -> list[dict[str, Any]]:
     return [
-        {"backend": gap.backend, "model": gap.model, "bucket": gap.bucket, "requests": gap.requests, "units": gap.units, "set_with": gap.set_with}
+        {
+            "backend": gap.backend,
+            "model": gap.model,
+            "bucket": gap.bucket,
+            "since": gap.since,
+            "requests": gap.requests,
+            "units": gap.units,
+            "set_with": gap.set_with,
+        }
         for gap in found.gaps
     ]
 

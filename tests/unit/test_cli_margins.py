@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from billing.db import Database
@@ -57,8 +58,21 @@ def test_a_margin_is_shown_as_a_table_as_json_and_as_csv(weir: Weir) -> None:
     assert (loser["tenant"], loser["margin"]) == ("acme", "-47")
 
 
-def test_a_gap_names_the_command_that_closes_it(weir: Weir) -> None:
-    assert weir("cost", "propose", "--help").code == 0
+def test_a_gap_names_the_command_that_closes_it(weir: Weir, tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'weir-data' / 'weir.db'}")
+    now_us = SystemClock().now_us()
+    with database.write() as session:
+        book(session, [msgspec.structs.replace(event(2, CREDIT, started_us=now_us), upstream_model="new")], now_us)
+    database.close()
+    said = weir("margin", "show", "--month", month()).err
+    assert "no cost: b new: 7 of `input`; set it: weir cost set b new --input PRICE --output PRICE --currency USD --from " in said
+    (command,) = {line.split("set it: ")[1].replace("PRICE", "1") for line in said.splitlines()}
+    assert weir(*command.split()[1:]).code == 0
+    assert weir("margin", "show", "--month", month()).err == ""
+    assert weir(*command.split()[1:]).code == 2
+
+
+def test_what_cannot_be_asked_is_refused(weir: Weir) -> None:
     said = weir("margin", "show", "--from", "2026-01-01", "--until", "2026-01-05")
     assert (said.code, said.out) == (0, "nothing was used or earned\n")
     assert weir("margin", "show").code == 2

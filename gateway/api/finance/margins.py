@@ -49,11 +49,12 @@ class MarginTotalOut(FiguresOut):
 
 
 class GapOut(BaseModel):
-    """Use that no cost is set for."""
+    """Use that no cost is set for. `since`: from this day on it can still be set; "": only for what is to come."""
 
     backend: str
     model: str
     bucket: str
+    since: str
     requests: int
     units: int
     set_with: str

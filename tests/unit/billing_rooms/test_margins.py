@@ -13,7 +13,7 @@ from billing.errors import Invalid, NotFound
 from billing.grants.allowance import current_period, ensure_allowance
 from billing.margins.span import Span, month_of, span_of
 from billing.meter import Meter
-from billing.operations import exchange, gpus, grants, margins, plans, tenants
+from billing.operations import costs, exchange, gpus, grants, margins, plans, tenants
 from billing.operations.usage import export_invoices, export_usage
 from billing.plans.terms import PlanTerms
 from billing.rates.store import insert_costs
@@ -124,8 +124,9 @@ def test_use_without_a_cost_is_told_and_not_nothing(acme: Database) -> None:
     set_cost(acme, START + 2 * DAY)
     use(acme, 2, START + 2 * DAY, meter=Meter(input=1000, output=0, images=3, requests=1))
     found = margins.margins(acme, NOVEMBER, by=("day",), now_us=START + 3 * DAY)
-    assert [(gap.backend, gap.model, gap.bucket, gap.requests, gap.units) for gap in found.gaps] == [
-        ("b", "u", "images", 1, 3), ("b", "u", "input", 1, 1000), ("b", "u", "output", 1, 500), ("b", "u", "requests", 1, 1),
+    assert [(gap.backend, gap.model, gap.bucket, gap.requests, gap.units, gap.since) for gap in found.gaps] == [
+        ("b", "u", "images", 1, 3, ""), ("b", "u", "input", 1, 1000, "2026-11-01"), ("b", "u", "output", 1, 500, "2026-11-01"),
+        ("b", "u", "requests", 1, 1, "2026-11-01"),
     ]  # fmt: skip
     assert [(line.calls, line.uncosted_requests, line.uncosted_units) for line in found.lines if line.line == "use"] == [
         (Decimal(0), 1, 1501),
@@ -134,6 +135,20 @@ def test_use_without_a_cost_is_told_and_not_nothing(acme: Database) -> None:
     set_cost(acme, START + 3 * DAY, free=True, prices={})
     use(acme, 3, START + 4 * DAY)
     assert len(margins.margins(acme, Span(date(2026, 11, 5), date(2026, 11, 6)), by=(), now_us=LATER).gaps) == 0
+
+
+def test_a_cost_that_nobody_had_said_is_said_for_the_past_and_changes_none_that_was(acme: Database) -> None:
+    use(acme, 1, START + DAY)
+    use(acme, 2, START + 3 * DAY)
+    costs.set_cost(acme, backend="b", model="u", currency="EUR", prices={"input": PICO // 1000, "output": 0}, now_us=START + 2 * DAY)
+    (before,) = margins.margins(acme, NOVEMBER, by=(), now_us=LATER).totals
+    costs.set_cost(acme, backend="b", model="u", currency="EUR", prices={"input": 5 * PICO // 1000, "output": 0}, effective_us=START, now_us=LATER)
+    (after,) = margins.margins(acme, NOVEMBER, by=(), now_us=LATER).totals
+    assert (before.line.calls, before.line.uncosted_requests) == (Decimal(1), 1)
+    assert (after.line.calls, after.line.uncosted_requests) == (Decimal(6), 0)
+    for effective_us in (START, START + DAY, START + 4 * DAY):
+        with pytest.raises(Invalid, match="only what nobody had said"):
+            costs.set_cost(acme, backend="b", model="u", currency="EUR", free=True, effective_us=effective_us, now_us=LATER)
 
 
 def test_gpus_are_paid_by_those_who_used_them_and_idle_time_is_a_line(acme: Database) -> None:

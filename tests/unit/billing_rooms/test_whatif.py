@@ -1,9 +1,11 @@
 """Months billed anew on both engines: other plans, other rates, a change of plan in between, months that begin with the first request."""
 
+from typing import Any
+
 import pytest
 
 from billing.db import Database
-from billing.errors import Invalid, NotFound
+from billing.errors import BillingError, Invalid, NotFound
 from billing.margins.amounts import in_major
 from billing.margins.span import month_of
 from billing.meter import Meter
@@ -106,9 +108,13 @@ def test_the_request_that_begins_the_first_month_is_in_it(db: Database) -> None:
 def test_tenants_in_another_currency_are_left_out_and_named(acme: Database) -> None:
     plans.set_plan(acme, PlanTerms(plan="yen", currency="JPY"), START)
     assert what_if(acme, "2026-11", plan="yen", now_us=NOW).left_out == ("acme",)
-    for refused in ({"plan": "yen", "tenant_id": "acme"}, {}):
-        with pytest.raises(Invalid):
-            what_if(acme, "2026-11", now_us=NOW, **refused)
-    for unknown in ({"plan": "none"}, {"version_id": 99}, {"plan": "pro", "tenant_id": "nobody"}):
-        with pytest.raises(NotFound):
-            what_if(acme, "2026-11", now_us=NOW, **unknown)  # type: ignore[arg-type]
+    refused: list[tuple[type[BillingError], dict[str, Any]]] = [
+        (Invalid, {"plan": "yen", "tenant_id": "acme"}),
+        (Invalid, {}),
+        (NotFound, {"plan": "none"}),
+        (NotFound, {"version_id": 99}),
+        (NotFound, {"plan": "pro", "tenant_id": "nobody"}),
+    ]
+    for error, asked in refused:
+        with pytest.raises(error):
+            what_if(acme, "2026-11", now_us=NOW, **asked)
