@@ -1,4 +1,4 @@
-"""/finance/margins, /finance/exchange-rates and /admin/gpu-costs."""
+"""/finance/margins, /admin/exchange-rates and /admin/gpu-costs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,8 +58,8 @@ def test_gpus_are_said_listed_and_taken_away(api: AdminApi) -> None:
 def test_amounts_are_converted_at_the_stated_rate(api: AdminApi) -> None:
     assert fields(problem(api.http.get("/finance/margins", params={**NOVEMBER, "currency": "EUR"}), 422, "invalid")) == ["currency"]
     stated = {"base": "USD", "quote": "EUR", "day": "2026-11-30", "rate": "0.5"}
-    assert api.http.put("/finance/exchange-rates", json=stated).json() == stated
-    assert get(api, "/finance/exchange-rates") == [stated]
+    assert api.http.put("/admin/exchange-rates", json=stated).json() == stated
+    assert get(api, "/admin/exchange-rates") == [stated]
     found = get(api, "/finance/margins", **NOVEMBER, currency="EUR")
     assert ([line["fees"] for line in found["lines"]], found["exchange"]) == (["2.5"], [stated])
 
@@ -70,7 +70,7 @@ def test_amounts_are_converted_at_the_stated_rate(api: AdminApi) -> None:
         ("GET", "/finance/margins", {}, "month"),
         ("GET", "/finance/margins", {"month": "2026-11", "by": "colour"}, "by.0"),
         ("GET", "/finance/margins", {"first_day": "2026-11-02", "end_day": "2026-11-02"}, "end_day"),
-        ("PUT", "/finance/exchange-rates", {"base": "USD", "quote": "EUR", "day": "2026-11-30", "rate": "0"}, "rate"),
+        ("PUT", "/admin/exchange-rates", {"base": "USD", "quote": "EUR", "day": "2026-11-30", "rate": "0"}, "rate"),
         ("POST", "/admin/gpu-costs", {"backend": "b", "gpus": 2, "price": "-1", "currency": "USD"}, "price"),
         ("POST", "/admin/gpu-costs", {"backend": "b", "gpus": 2, "price": "1", "currency": "USD", "weights": "a"}, "weights"),
     ],

@@ -1,4 +1,4 @@
-"""/finance/exchange-rates: what a currency is worth in another, as somebody states it for a day."""
+"""/admin/exchange-rates: what a currency is worth in another, as somebody states it for a day."""
 
 from datetime import date
 
