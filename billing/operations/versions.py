@@ -90,9 +90,15 @@ def diff_version(db: Database, book: Book, version_id: int, now_us: int) -> Diff
 
 
 def set_at_once(session: Session, book: Book, changes: Iterable[Change], *, effective_us: int | None, now_us: int) -> list[Rate] | list[Cost]:
-    """Propose and publish in one step, within a transaction whose `note_change` was made. Raises `Invalid`."""
+    """Propose and publish in one step, within a transaction whose `note_change` was made. Raises `Invalid`.
+
+    A cost may begin in the past where nobody had said one: it says what was unknown, and changes nothing that was computed.
+    """
     full = checked(book, changes)
-    _not_passed(effective_us, now_us)
+    if book == "costs" and effective_us is not None and effective_us < now_us:
+        _fills_gaps(session, full, effective_us)
+    else:
+        _not_passed(effective_us, now_us)
     start_us = now_us if effective_us is None else effective_us
     version = store.insert_version(session, book=book, note="", changes=full, effective_us=start_us, now_us=now_us)
     return enter(session, version, action="set", effective_us=start_us, now_us=now_us)
@@ -132,6 +138,17 @@ def _key(entry: Rate | Cost) -> tuple[str, str]:
 def _not_passed(effective_us: int | None, now_us: int) -> None:
     if effective_us is not None and effective_us < now_us:
         raise Invalid("effective_us", "effective: this instant has passed; what was charged stays charged, so a rate begins now or later")
+
+
+def _fills_gaps(session: Session, changes: Iterable[Change], effective_us: int) -> None:
+    for change in changes:
+        first_us = min((cost.effective_us for cost in store.all_costs(session, change.backend, change.model)), default=None)
+        if first_us is not None and first_us <= effective_us:
+            raise Invalid(
+                "effective_us",
+                f"effective: this instant has passed, and what `{change.backend}` charges for `{change.model}` was said for it already; "
+                "only what nobody had said can begin in the past",
+            )
 
 
 def _version(session: Session, book: Book, version_id: int) -> Version:

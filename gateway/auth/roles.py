@@ -48,6 +48,8 @@ AREAS = {  # the longest beginning counts
     "/admin/lanes": "machines",
     "/admin/webhooks": "machines",
     "/admin/company": "finance",
+    "/admin/gpu-costs": "prices",
+    "/admin/exchange-rates": "finance",
     "/admin/audit": "audit",
     "/finance": "finance",
     "/tenant/whoami": "own use",

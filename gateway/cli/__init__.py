@@ -24,6 +24,7 @@ __all__ = ["main"]
 OPTIONS = {  # field -> option, where they differ
     "requests_per_minute": "rpm", "tokens_per_minute": "tpm", "allowed_models": "models", "monthly_fee": "fee",
     "expires_us": "expires", "effective_us": "from", "key_id": "key", "plan_id": "plan", "tenant_id": "tenant",
+    "end_day": "until",
 }  # fmt: skip
 
 

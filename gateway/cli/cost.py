@@ -12,6 +12,7 @@ from billing.operations import costs, versions
 from billing.operations.versions import Change
 from billing.rates.cost import Cost
 from billing.rating import Variant, when
+from gateway.cli import gpu
 from gateway.cli.books import Books, ConfigOption, open_books
 from gateway.cli.render import Format, FormatOption, write_rows
 from gateway.cli.versions import FILES, FromOption, NoteOption, add_commands, price_cells, propose, read_changes
@@ -137,6 +138,7 @@ def from_public_prices(
 
 
 add_commands(app, "costs")
+app.add_typer(gpu.app, name="gpu")
 
 
 def _routes(books: Books) -> Iterator[costs.Route]:

@@ -5,14 +5,16 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import audit, backend, cost, grant, invoice, jobs, key, ledger, period, plan, project, rate, tenant, usage, webhook
+from gateway.cli import audit, backend, cost, fx, grant, invoice, jobs, key, ledger, margin, period, plan, project, rate, tenant, usage, webhook
 from gateway.cli.check import check
 from gateway.cli.doctor import doctor
+from gateway.cli.forecast import forecast
 from gateway.cli.init import init
 from gateway.cli.lanes import lanes
 from gateway.cli.migrate import migrate
 from gateway.cli.serve import serve
 from gateway.cli.simulate import simulate
+from gateway.cli.whatif import whatif
 
 app = typer.Typer(
     name="weir",
@@ -41,5 +43,7 @@ app.command()(doctor)
 app.command()(migrate)
 app.command()(lanes)
 app.command()(simulate)
-for noun in (tenant, project, key, plan, grant, rate, cost, usage, invoice, period, ledger, audit, webhook, backend, jobs):
+app.command()(forecast)
+app.command()(whatif)
+for noun in (tenant, project, key, plan, grant, rate, cost, fx, usage, invoice, period, margin, ledger, audit, webhook, backend, jobs):
     app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])

@@ -31,6 +31,8 @@ EXPECTED = {  # the first words of a route -> who reads, who writes
     "/admin/lanes": (RUNNING, "owner admin"),
     "/admin/webhooks": (RUNNING, "owner admin"),
     "/admin/company": (ALL, "owner finance"),
+    "/admin/gpu-costs": (ALL, "owner admin"),
+    "/admin/exchange-rates": (ALL, "owner finance"),
     "/admin/audit": (ALL, "owner"),
     "/finance": (ALL, "owner finance"),
     "/tenant/whoami": ("manager member", ""),
