@@ -36,7 +36,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 def import_bill(db: Database, data: bytes, *, backend: str, vendor: str, aliases: Mapping[str, str] | None = None, now_us: int) -> Imported:
     """Import a provider's bill; the same file with the same aliases (our name by the billed one) is imported once.
 
-    It supersedes bills of the backend that it covers. Raises `Invalid` for a file that is not wholly understood, `Conflict` for one that overlaps another in part.
+    It supersedes bills of the backend that it covers. Raises `Invalid` for a file not wholly understood, `Conflict` for one that overlaps another in part.
     """
     if vendor not in READERS:
         raise Invalid("vendor", f"vendor: `{vendor}` is none; one of {', '.join(READERS)}")

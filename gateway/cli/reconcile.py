@@ -20,7 +20,15 @@ app = typer.Typer(no_args_is_help=True, help="Reconciliation: providers' bills a
 COLUMNS = ("day", "model", "bucket", "measure", "state", "provider", "gateway", "difference", "unreported", "without_cost")
 BILL_COLUMNS = ("bill", "backend", "vendor", "from", "to", "measures", "currency", "imported", "superseded_by", "runs", "aliases", "sha256")
 BILL_BRIEF = ("bill", "backend", "vendor", "from", "to", "measures", "currency", "superseded_by", "runs")
-State = StrEnum("State", STATES)
+
+
+class State(StrEnum):
+    """Which items to show."""
+
+    matched = "matched"
+    provider_only = "provider_only"
+    gateway_only = "gateway_only"
+    mismatch = "mismatch"
 
 
 class Vendor(StrEnum):
