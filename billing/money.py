@@ -87,6 +87,11 @@ def round_money(exact: Decimal, currency: str) -> int:
     return int(_EXACT.scaleb(exact, exponent(currency)).quantize(Decimal(1), context=_ROUNDING))
 
 
+def parse_money_exact(text: str, field: str = "amount") -> Decimal:
+    """Read an amount in major units of whatever sign and fineness, kept exact. Raises `Invalid` for text that is no number."""
+    return _decimal(text, field)
+
+
 def parse_price(text: str, field: str = "price") -> Decimal:
     """Read a unit price in major units, kept exact. Raises `Invalid` when negative or past 12 decimals."""
     value = _decimal(text, field)

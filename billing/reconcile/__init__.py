@@ -1,0 +1,1 @@
+"""What providers billed, held against what we metered."""
