@@ -1,6 +1,10 @@
 """Queries over plans, versions and subscriptions. Takes a session, never commits."""
 
-from sqlalchemy import ColumnElement, Table, bindparam, func, update
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Table, bindparam, func, update
 from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
@@ -88,6 +92,14 @@ def unschedule(session: Session, tenant_id: str, now_us: int) -> None:
     session.flush()
 
 
+def end(session: Session, tenant_id: str, at_us: int) -> None:
+    """Let a tenant be on no plan from an instant on; what was to come later never begins. The caller holds the admin lock."""
+    for row in session.exec(select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, _not_ended(at_us))):
+        row.ended_us = max(row.started_us, at_us)
+        session.add(row)
+    session.flush()
+
+
 def activate(session: Session, subscription_id: str, now_us: int) -> int:
     """Begin the months of a subscription that waits for its first request, and return their anchor: whoever comes second finds the first one's."""
     session.connection().execute(_ACTIVATE, {"subscription": subscription_id, "now": now_us})
@@ -111,6 +123,20 @@ def next_subscription(session: Session, tenant_id: str, now_us: int) -> Subscrip
     query = select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, SubscriptionRow.started_us > now_us, _not_ended(now_us), _not_empty())
     row = session.exec(query).first()
     return None if row is None else _subscription(row)
+
+
+def subscriptions_of(session: Session, tenant_ids: Iterable[str], now_us: int) -> dict[str, list[Subscription]]:
+    """Return, by tenant, the subscriptions in force at an instant or to come, oldest first. One query; a tenant without any is left out."""
+    query = select(SubscriptionRow).where(col(SubscriptionRow.tenant_id).in_(list(tenant_ids)), _not_ended(now_us), _not_empty())
+    found: dict[str, list[Subscription]] = defaultdict(list)
+    for row in session.exec(query.order_by(col(SubscriptionRow.started_us), SubscriptionRow.id)):
+        found[row.tenant_id].append(_subscription(row))
+    return found
+
+
+def on_plan(plan: str, at_us: int) -> Select[Any]:
+    """Select the ids of the tenants that are on a plan at an instant, on whichever of its versions."""
+    return columns(col(SubscriptionRow.tenant_id)).where(col(SubscriptionRow.plan_id) == plan, col(SubscriptionRow.started_us) <= at_us, _not_ended(at_us))
 
 
 def subscriptions_within(session: Session, tenant_id: str, start_us: int, end_us: int) -> list[Subscription]:

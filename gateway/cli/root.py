@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import backend, cost, grant, invoice, key, ledger, plan, project, rate, tenant, usage, webhook
+from gateway.cli import backend, company, cost, grant, invoice, key, ledger, plan, project, rate, tenant, usage, webhook
 from gateway.cli.check import check
 from gateway.cli.doctor import doctor
 from gateway.cli.init import init
@@ -41,5 +41,5 @@ app.command()(doctor)
 app.command()(migrate)
 app.command()(lanes)
 app.command()(simulate)
-for noun in (tenant, project, key, plan, grant, rate, cost, usage, invoice, ledger, webhook, backend):
+for noun in (company, tenant, project, key, plan, grant, rate, cost, usage, invoice, ledger, webhook, backend):
     app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])
