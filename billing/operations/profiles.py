@@ -87,6 +87,8 @@ def revise_profile(profile: Profile, changes: Mapping[str, Any]) -> Profile:
     given = {field: changes[field] or None for field in PAPER_FIELDS if field in changes}
     given |= {field: getattr(Profile(party=profile.party), field) for field in ("tax_category", "tax_percent", "language") if given.get(field, "") is None}
     category = str(given.get("tax_category", profile.tax_category))
+    if given.get("tax_note", "") is None:
+        given["tax_note"] = _NOTES.get(category)
     if category != profile.tax_category:
         given = {"tax_note": _NOTES.get(category), "tax_percent": "0", **given}
     revised = msgspec.structs.replace(profile, party=revise_party(profile.party, changes), **given)

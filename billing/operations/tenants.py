@@ -125,10 +125,15 @@ def plan_for(session: Session, plan: str, tenant: Tenant) -> PlanVersion:
     version = plans.latest_version(session, plan)
     if version is None:
         raise NotFound("plan", plan)
+    return check_currency(version, tenant)
+
+
+def check_currency(version: PlanVersion, tenant: Tenant) -> PlanVersion:
+    """Return a plan's version that a tenant may be on, else raise `Invalid`: it is priced in another currency than the tenant is billed in."""
     terms = version.terms
     if terms.currency != tenant.currency and (terms.monthly_fee_minor or terms.credit_price is not None):
         raise Invalid(
             "plan_id",
-            f"plan: `{plan}` is priced in {terms.currency} and tenant `{tenant.id}` is billed in {tenant.currency}; write the plan in {tenant.currency}",
+            f"plan: `{terms.plan}` is priced in {terms.currency} and tenant `{tenant.id}` is billed in {tenant.currency}; write the plan in {tenant.currency}",
         )
     return version

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, literal, or_, text, tuple_, union_all, update
+from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, insert, literal, or_, text, tuple_, union_all, update
 from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
@@ -18,6 +18,7 @@ from billing.tenants.table import ApiKeyRow, ChangeRow, ProfileRow, ProjectRow, 
 from billing.tenants.tenant import CLOSED, Change, Key, Project, Tenant
 
 _TENANT: Table = TenantRow.metadata.tables["tenant"]
+_PROFILE: Table = TenantRow.metadata.tables["tenant_profile"]
 _KEY: Table = ApiKeyRow.metadata.tables["api_key"]
 _PROJECT: Table = ApiKeyRow.metadata.tables["project"]
 _ACTIVE_KEYS = (
@@ -88,6 +89,12 @@ def insert_tenant(session: Session, tenant: Tenant) -> None:
     """Insert a tenant; the caller has seen that its id is free."""
     session.add(TenantRow(**{field: getattr(tenant, field) for field in Tenant.__struct_fields__}))
     session.flush()
+
+
+def insert_tenants(session: Session, tenants: Sequence[Tenant]) -> None:
+    """Insert tenants; the caller has seen that their ids are free."""
+    if tenants:
+        session.connection().execute(insert(_TENANT), [{field: getattr(tenant, field) for field in Tenant.__struct_fields__} for tenant in tenants])
 
 
 def get_tenant(session: Session, tenant_id: str) -> Tenant | None:
@@ -292,9 +299,15 @@ def get_profiles(session: Session, tenants: Sequence[Tenant]) -> dict[str, Profi
 
 def set_profile(session: Session, tenant_id: str, profile: Profile) -> None:
     """Write a tenant on paper, over what was written before: an issued invoice has its own copy."""
-    values = {field: getattr(profile.party, field) for field in _PARTY} | {field: getattr(profile, field) for field in _PAPER}
-    session.merge(ProfileRow(tenant_id=tenant_id, address=list(profile.party.address), **values))
+    session.merge(ProfileRow(**_profile_values(tenant_id, profile)))
     session.flush()
+
+
+def set_profiles(session: Session, profiles: Mapping[str, Profile]) -> None:
+    """Write many tenants on paper, a few statements for all."""
+    for ids in _batches(list(profiles)):
+        session.connection().execute(delete(_PROFILE).where(_PROFILE.c.tenant_id.in_(ids)))
+        session.connection().execute(insert(_PROFILE), [_profile_values(tenant_id, profiles[tenant_id]) for tenant_id in ids])
 
 
 def _tenants_where(state: str | None, text: str, now_us: int) -> list[ColumnElement[bool]]:
@@ -322,6 +335,11 @@ def _profile(tenant: Tenant, row: ProfileRow | None) -> Profile:
         return Profile(party=Party(name=tenant.name or tenant.id))
     party = Party(address=tuple(row.address), **{field: getattr(row, field) for field in _PARTY})
     return Profile(party=party, **{field: getattr(row, field) for field in _PAPER})
+
+
+def _profile_values(tenant_id: str, profile: Profile) -> dict[str, Any]:
+    values = {field: getattr(profile.party, field) for field in _PARTY} | {field: getattr(profile, field) for field in _PAPER}
+    return values | {"tenant_id": tenant_id, "address": list(profile.party.address)}
 
 
 def _key(row: ApiKeyRow) -> Key:

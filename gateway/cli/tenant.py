@@ -1,19 +1,25 @@
 """`weir tenant`: who is served, on which plan."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
+from billing.errors import Invalid
 from billing.grants.periods import wall_clock
 from billing.money import format_credits
 from billing.operations import closing, profiles, subscriptions, tenants, usage
+from billing.operations.imports import import_tenants
 from billing.operations.pages import LIMIT_MAX
+from billing.operations.sheets import ImportRefused
 from billing.tenants.profile import Profile
 from billing.tenants.tenant import Tenant
 from gateway.cli.books import Books, ConfigOption, open_books
 from gateway.cli.company import AddressOption
 from gateway.cli.render import DryRunOption, Format, FormatOption, YesOption, confirm, write_one, write_rows
 from gateway.wire.instants import show as instant
+from gateway.wire.sheets import SHOWN, shown, tenant_row
 
 app = typer.Typer(no_args_is_help=True, help="Tenants: who is served, on which plan.")
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT")]
@@ -73,7 +79,7 @@ def show(tenant: TenantArgument, config: ConfigOption = None) -> None:
         found = paper.tenant
         balance = usage.balance(books.database, tenant, books.now_us)
         write_one(
-            _row(found, subscriptions.standing(books.database, tenant, books.now_us), books.now_us)
+            tenant_row(found, subscriptions.standing(books.database, tenant, books.now_us), books.now_us)
             | {"period": _period(books, found)}
             | {"credits_left": format_credits(balance.remaining_ncr)}
             | ({"of_which_for_some_requests_only": format_credits(balance.scoped_ncr)} if balance.scoped_ncr else {})
@@ -126,6 +132,33 @@ def close(
         confirm(f"{planned[0].upper()}{planned[1:]}. Do it?", yes or dry_run)
         said = closing.in_words(closing.close_tenant(books.database, tenant, books.now_us, when=when))
     typer.echo(said)
+
+
+@app.command("import")
+def take(
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv")],
+    *,
+    update: Annotated[bool, typer.Option("--update", help="rows may name tenants that are there, and change them")] = False,
+    dry_run: DryRunOption = False,
+    form: FormatOption = Format.table,
+    config: ConfigOption = None,
+) -> None:
+    """Import tenants from CSV, all of them or none; every fault is told with its line.
+
+    Columns are those of `weir tenant list --format csv`; `id` is needed, and `plan` for a new one. One that is left out stays as it is.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise Invalid("file", f"{file}: cannot be read: {error.strerror or error}") from None
+    with open_books(config, dry_run=dry_run) as books:
+        try:
+            done = import_tenants(books.database, data, books.now_us, update=update, shown=shown, shows=SHOWN)
+        except ImportRefused as refused:
+            write_rows([msgspec.structs.asdict(fault) for fault in refused.faults], form, ("line", "id", "field", "message"))
+            lines = len({fault.line for fault in refused.faults})
+            raise Invalid("file", f"{lines} row{'' if lines == 1 else 's'} of {file} cannot be imported, and nothing was") from None
+    write_rows([msgspec.structs.asdict(row) for row in done], form, ("line", "id", "action"), "the file has no rows")
 
 
 @app.command()
@@ -207,25 +240,11 @@ def _change(change: subscriptions.Change) -> dict[str, Any]:
 def _page(books: Books, page: list[Tenant]) -> list[dict[str, Any]]:
     found = subscriptions.page_standings(books.database, page, books.now_us)
     papers = profiles.page_profiles(books.database, page)
-    return [_row(tenant, found[tenant.id], books.now_us) | _paper(papers[tenant.id]) for tenant in page]
+    return [tenant_row(tenant, found[tenant.id], books.now_us) | _paper(papers[tenant.id]) for tenant in page]
 
 
 def _paper(profile: Profile) -> dict[str, Any]:
     return {field: "\n".join(value) if isinstance(value, list) else value for field, value in profiles.figures(profile).items()}
-
-
-def _row(tenant: Tenant, found: subscriptions.Standing, now_us: int) -> dict[str, Any]:
-    return {
-        "id": tenant.id,
-        "name": tenant.name,
-        "state": tenant.state_at(now_us),
-        "plan": f"{found.current.plan} v{found.current.version}" if found.current else None,
-        "next_plan": f"{found.next.plan} v{found.next.version} from {instant(found.next.started_us)}" if found.next else None,
-        "currency": tenant.currency,
-        "timezone": tenant.timezone,
-        "created": instant(tenant.created_us),
-        "closes": instant(tenant.closes_us) or None,
-    }
 
 
 def _period(books: Books, tenant: Tenant) -> str | None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,3 +127,26 @@ def test_every_list_says_where_its_next_page_is(api: AdminApi) -> None:
             found = re.fullmatch(r'<(.+)>; rel="next"', answer.headers.get("link", ""))
             url = found[1] if found else None
         assert len(seen) == len(set(seen)) == many, path
+
+
+def test_an_import_is_all_or_nothing_and_names_every_fault(api: AdminApi) -> None:
+    def take(text: str, **asked: str) -> Any:
+        return api.http.post("/admin/tenants/import", params=asked, content=text.encode(), headers={"content-type": "text/csv"})
+
+    refused = problem(take("id,plan,country\nacme,pro,DE\nnew,gold,Germany\n"), 422, "invalid")
+    assert fields(refused) == ["line 2, id", "line 3, plan", "line 3, country"]
+    assert [tenant["id"] for tenant in api.http.get("/admin/tenants").json()] == ["acme"]
+    tried = take("id,plan\nnew,pro\n", dry_run="true")
+    assert (tried.json()["created"], tried.headers["x-weir-dry-run"]) == (1, "true")
+    made = take("id,plan,country\nacme,pro,DE\nnew,pro,FR\n", update="true").json()
+    assert made == {
+        "created": 1,
+        "updated": 1,
+        "unchanged": 0,
+        "rows": [{"line": 2, "id": "acme", "action": "update"}, {"line": 3, "id": "new", "action": "create"}],
+    }
+    assert api.http.get("/admin/tenants/new/profile").json()["country"] == "FR"
+    assert fields(problem(take("id,colour\nx,red\n"), 422, "invalid")) == ["file"]
+    big = "id,plan,name\n" + "".join(f"tenant-{number},pro,{'x' * 190}\n" for number in range(6000))
+    assert len(big) > 2**20, "a file may be larger than other bodies"
+    assert take(big, dry_run="true").json()["created"] == 6000

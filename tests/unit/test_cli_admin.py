@@ -128,3 +128,32 @@ def test_a_dry_run_says_what_would_be_and_changes_nothing(weir: Weir) -> None:
     assert "5 credits were left of it" in weir("grant", "void", "g1", "--dry-run").out
     assert json.loads(weir("grant", "list", "--format", "json").out)[0]["voided"] is None
     assert weir("grant", "add", "acme", "--credits", "5", "--id", "g1", "--dry-run").code == 2, "what would be refused is refused"
+
+
+def test_a_list_is_edited_and_imported_back(weir: Weir, tmp_path: Path) -> None:
+    weir("tenant", "set", "acme", "--address", "Hauptstr. 1", "--address", "10115 Berlin", "--tax-category", "S", "--tax-percent", "19", "--country", "DE")
+    weir("tenant", "create", "beta", "--plan", "max", "--name", "=Beta")
+    text = weir("tenant", "list", "--format", "csv").out
+    file = tmp_path / "tenants.csv"
+    file.write_bytes(text.encode())
+    same = weir("tenant", "import", "tenants.csv", "--update", "--format", "json")
+    assert [(row["id"], row["action"]) for row in json.loads(same.out)] == [("acme", "none"), ("beta", "none")]
+    assert weir("tenant", "list", "--format", "csv").out == text
+    file.write_bytes(text.replace("10115 Berlin", "10117 Berlin").replace("max v1", "pro").encode())
+    tried = weir("tenant", "import", "tenants.csv", "--update", "--dry-run")
+    assert (tried.code, tried.out.count("update"), tried.err) == (0, 2, "dry run: nothing was changed\n")
+    assert weir("tenant", "list", "--format", "csv").out == text
+    assert weir("tenant", "import", "tenants.csv", "--update").code == 0
+    changed = weir("tenant", "list", "--format", "csv").out
+    assert "10117 Berlin" in changed and "pro v1 from" in changed
+
+
+def test_an_import_reports_every_fault_in_the_form_asked_for(weir: Weir, tmp_path: Path) -> None:
+    (tmp_path / "wrong.csv").write_text("id,plan,country\nacme,pro,DE\nnew,gold,Germany\n")
+    said = weir("tenant", "import", "wrong.csv", "--format", "csv")
+    assert (said.code, said.err) == (2, "weir: 2 rows of wrong.csv cannot be imported, and nothing was\n")
+    rows = list(csv.DictReader(io.StringIO(said.out)))
+    assert [(row["line"], row["id"], row["field"]) for row in rows] == [("2", "acme", "id"), ("3", "new", "plan"), ("3", "new", "country")]
+    assert "--update" in rows[0]["message"] and "write its two letters" in rows[2]["message"]
+    assert listed(weir) == ["acme"]
+    assert "absent.csv: cannot be read" in weir("tenant", "import", "absent.csv").err
