@@ -1,4 +1,4 @@
-"""Tenants that are closed, and lists of tenants and keys that are read a page at a time."""
+"""Tenants that are closed, lists of tenants and keys that are read a page at a time, and what was said of model servers."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,10 +15,19 @@ def upgrade() -> None:
     open_ = sa.text("state <> 'closed'")
     op.create_index("ix_tenant_closing", "tenant", ["closes_us"], postgresql_where=open_, sqlite_where=open_)
     op.create_index("ix_api_key_created_us_id", "api_key", ["created_us", "id"])
+    op.create_table(
+        "backend_server",
+        sa.Column("backend", sa.String(), nullable=False),
+        sa.Column("url", sa.String(), nullable=False),
+        sa.Column("draining", sa.Boolean(), nullable=False),
+        sa.Column("weight", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("backend", "url"),
+    )
 
 
 def downgrade() -> None:
     """Forget who is closed: their keys stay revoked."""
+    op.drop_table("backend_server")
     op.drop_index("ix_api_key_created_us_id", "api_key")
     for index in ("ix_tenant_closing", "ix_tenant_created_us_id", "ix_tenant_name_id"):
         op.drop_index(index, "tenant")
