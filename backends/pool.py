@@ -143,6 +143,14 @@ class Pool:
             raise BadConfig(f"backend {self.name} has no replica {replica}; one of {', '.join(item.name for item in self.replicas)}")
         found.draining = draining
 
+    def steer(self, said: Mapping[str, tuple[bool, int | None]]) -> None:
+        """Have each replica drained and weighed as is said of it, by name: (draining, weight; None: the configured one). Others are as configured."""
+        configured = {url.url: url.weight for url in self.config.urls}
+        for replica in self.replicas:
+            draining, weight = said.get(replica.name, (False, None))
+            self.drain(replica.name, draining=draining)
+            replica.weight = configured.get(replica.name, 1) if weight is None else weight
+
     async def open(self, call: Call, model: str, *, priority: int | None = None, flex: bool = False) -> Opened:
         """Send a call to a replica and return its answer's head. `priority`: lower runs earlier; dropped where the engine has none.
 

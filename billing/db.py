@@ -83,12 +83,34 @@ class Database:
         self._jitter = jitter
         self._watchdog = Watchdog(self.engine, watch_s) if watch_s is not None and self.dialect == "postgresql" else None
         self._writing = self.engine.execution_options(**{_WRITE: True})
+        self._rehearsal: Connection | None = None
 
     def acting(self, actor: str) -> Self:
         """Return the same database, on the same connections, whose write sessions name this actor in `session.info["actor"]`: who is at work."""
         own = copy.copy(self)
         own.actor = actor
         return own
+
+    @contextmanager
+    def rehearsing(self) -> Generator[Self]:
+        """Yield the same database in one transaction that is undone at exit: whatever is done on it happens, later reads see it, and nothing stays.
+
+        How a dry run says what a change would do: it is the change itself. It holds what the change locks until its end. Raises `BooksUnavailable`.
+        """
+        if self._rehearsal is not None:  # one within another
+            with self._rehearsal.begin_nested() as inner:
+                try:
+                    yield self
+                finally:
+                    inner.rollback()
+            return
+        own = copy.copy(self)
+        with _unavailable(), self._writing.connect() as connection, connection.begin() as transaction:
+            own._rehearsal = connection
+            try:
+                yield own
+            finally:
+                transaction.rollback()
 
     @classmethod
     def for_books(cls, url: str) -> "Database":
@@ -107,8 +129,8 @@ class Database:
         `long`: its statements may take 10 minutes on PostgreSQL, where others are given up after 30 s. `snapshot`: all of them see the books
         as they were at the first one, also while others write (REPEATABLE READ; on SQLite it is always so).
         """
-        with _unavailable(), nullcontext() if long else self._watched(), Session(self.engine, expire_on_commit=False) as session:
-            if snapshot and self.dialect == "postgresql":
+        with _unavailable(), nullcontext() if long else self._watched(), self._session(self.engine) as session:
+            if snapshot and self._rehearsal is None and self.dialect == "postgresql":
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             if long:
                 self._take_time(session.connection())
@@ -117,7 +139,7 @@ class Database:
     @contextmanager
     def write(self) -> Generator[Session]:
         """Yield a session whose changes are committed at exit, or rolled back when the block raises. Raises `BooksUnavailable`."""
-        with _unavailable(), self._watched(), Session(self._writing, expire_on_commit=False) as session, session.begin():
+        with _unavailable(), self._watched(), self._session(self._writing) as session, session.begin():
             session.info["actor"] = self.actor
             yield session
 
@@ -207,6 +229,11 @@ class Database:
         if self._watchdog is not None:
             self._watchdog.close()
         self.engine.dispose()
+
+    def _session(self, engine: Engine) -> Session:
+        if self._rehearsal is not None:
+            return Session(self._rehearsal, expire_on_commit=False, join_transaction_mode="create_savepoint")
+        return Session(engine, expire_on_commit=False)
 
     def _watched(self) -> AbstractContextManager[None]:
         return nullcontext() if self._watchdog is None else self._watchdog.watch()

@@ -5,6 +5,7 @@
      +-- Unauthenticated                                 401     invalid_request_error / invalid_api_key
      +-- ModelNotAllowed                                 403     permission_error / model_not_allowed
      +-- TenantSuspended                                 403     permission_error / tenant_suspended
+     +-- TenantClosed                                    403     permission_error / tenant_closed
      +-- NotFound                                        404     invalid_request_error / not_found
      |    +-- ModelUnknown                               404     invalid_request_error / model_not_found
      +-- MethodNotAllowed                                405     invalid_request_error / method_not_allowed
@@ -67,6 +68,12 @@ class TenantSuspended(Refusal):
     """An admin suspended the tenant."""
 
     status, type, code, retryable = 403, "permission_error", "tenant_suspended", False
+
+
+class TenantClosed(Refusal):
+    """An admin closed the tenant, for good."""
+
+    status, type, code, retryable = 403, "permission_error", "tenant_closed", False
 
 
 class NotFound(Refusal):

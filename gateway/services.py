@@ -25,6 +25,7 @@ from billing.db import POOL_BOOKS, Database
 from billing.money import parse_credits
 from billing.rates.card import RateCard
 from billing.rates.store import all_rates
+from billing.servers.store import all_servers
 from billing.tenants.keys import KeyHasher
 from billing.tenants.store import latest_change
 from billing.usage.folder import belong, warn_of_network
@@ -138,6 +139,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
     try:
         changes.start_after(await reads.feed.run(latest_change))
         await services.tariff.load(reads.feed)
+        await _steer(services.pools, reads.feed)
         await reads.feed.run(lambda session: own_journal(session, settings, recorder.owns))
         warn_of_network(settings.data_dir / "journal")
         recorder.start(lambda callback: _post(loop, callback))
@@ -168,6 +170,13 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
             reader.close()
         services.database.close()
         services.books.close()
+
+
+async def _steer(pools: Mapping[str, Pool], reads: BookReads) -> None:
+    """Have the pools' servers drained and weighed as the books say."""
+    said = await reads.run(all_servers)
+    for name, pool in pools.items():
+        pool.steer({server.url: (server.draining, server.weight) for server in said if server.backend == name})
 
 
 def _chores(services: Services) -> Chores:
@@ -223,6 +232,7 @@ def _build(settings: Settings, clock: Clock, pools: dict[str, Pool], side: Trans
             keyring.forget(None)
             accounts.refresh_all()
             await tariff.load(reads.feed)
+            await _steer(pools, reads.feed)
             return
         for tenant in tenants:
             keyring.forget(tenant)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import RowMapping, Table, delete, func, or_, select, update
+from sqlalchemy import RowMapping, Table, delete, func, literal, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
@@ -68,6 +68,17 @@ def get_webhook(session: Session, webhook_id: str) -> Webhook | None:
 def all_webhooks(session: Session) -> list[Webhook]:
     """Return every endpoint, oldest first."""
     return [_webhook(row._mapping) for row in session.connection().execute(select(_WEBHOOK).order_by(_WEBHOOK.c.created_us, _WEBHOOK.c.id))]
+
+
+def webhooks_page(session: Session, *, limit: int, after: Webhook | None = None, tenant_id: str | None = None) -> list[Webhook]:
+    """Return at most `limit` endpoints after one of them, oldest first, of one tenant or of all."""
+    order = (_WEBHOOK.c.created_us, _WEBHOOK.c.id)
+    query = select(_WEBHOOK).order_by(*order).limit(limit)
+    if tenant_id is not None:
+        query = query.where(_WEBHOOK.c.tenant_id == tenant_id)
+    if after is not None:
+        query = query.where(tuple_(*order) > tuple_(literal(after.created_us), literal(after.id)))
+    return [_webhook(row._mapping) for row in session.connection().execute(query)]
 
 
 def delete_webhook(session: Session, webhook_id: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Table, bindparam, select
+from sqlalchemy import Row, Table, bindparam, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
@@ -43,6 +43,7 @@ class Sum(msgspec.Struct, frozen=True, kw_only=True):
     overage_ncr: int = 0
 
 
+_SPANS = 1000  # a statement
 DAY, PERIOD, KEY_PREFIX, PROJECT_PREFIX = "day", "period", "key:", "project:"
 
 _TABLE: Table = CreditAccountRow.metadata.tables["credit_account"]
@@ -132,6 +133,16 @@ def sums_of(session: Session, tenant_id: str, spans: Iterable[str], start_us: in
     where = (_SUM.c.tenant_id == tenant_id) & (_SUM.c.span.in_(names)) & (_SUM.c.start_us == start_us)
     found = dict.fromkeys(names, 0)
     found.update({row.span: row.cover_ncr for row in session.connection().execute(select(_SUM.c.span, _SUM.c.cover_ncr).where(where))})
+    return found
+
+
+def sums_at(session: Session, spans: Sequence[tuple[str, str, int]]) -> dict[tuple[str, str], int]:
+    """Return what credits paid (`cover_ncr`) in spans of many tenants, each (tenant, span, start_us), by tenant and span; 0 where nothing was added."""
+    found = {(tenant_id, span): 0 for tenant_id, span, _start_us in spans}
+    for first in range(0, len(spans), _SPANS):
+        where = tuple_(_SUM.c.tenant_id, _SUM.c.span, _SUM.c.start_us).in_(spans[first : first + _SPANS])
+        rows = session.connection().execute(select(_SUM.c.tenant_id, _SUM.c.span, _SUM.c.cover_ncr).where(where))
+        found |= {(row.tenant_id, row.span): row.cover_ncr for row in rows}
     return found
 
 

@@ -45,7 +45,7 @@ def period_start(anchor_us: int, timezone: str, index: int) -> int:
     month0 = anchor.year * 12 + anchor.month - 1 + index
     year, month = divmod(month0, 12)
     day = min(anchor.day, calendar.monthrange(year, month + 1)[1])
-    return _instant(anchor.replace(year=year, month=month + 1, day=day, fold=0))
+    return instant_us(anchor.replace(year=year, month=month + 1, day=day, fold=0))
 
 
 def period_at(anchor_us: int, timezone: str, at_us: int) -> Period:
@@ -57,6 +57,12 @@ def period_at(anchor_us: int, timezone: str, at_us: int) -> Period:
     while period_start(anchor_us, timezone, index + 1) <= at_us:
         index += 1
     return Period(index, period_start(anchor_us, timezone, index), period_start(anchor_us, timezone, index + 1))
+
+
+def period_on(anchor_us: int, timezone: str, day: date) -> Period | None:
+    """Return the period that begins on a calendar day of the zone; None where none does."""
+    period = period_at(anchor_us, timezone, midnight(day + timedelta(days=1), timezone) - 1)
+    return period if day_of(period.start_us, timezone) == day else None
 
 
 def prorate(amount_ncr: int, period: Period, now_us: int) -> int:
@@ -78,12 +84,7 @@ def wall_clock(at_us: int, timezone: str) -> str:
 def day_span(at_us: int, timezone: str) -> tuple[int, int]:
     """Return [start_us, end_us) of the calendar day around an instant: 23 to 25 hours where the clock changes."""
     day = day_of(at_us, timezone)
-    return _midnight(day, timezone), _midnight(day + timedelta(days=1), timezone)
-
-
-def day_start(day: date, timezone: str) -> int:
-    """Return the instant at which a calendar day begins in a zone."""
-    return _midnight(day, timezone)
+    return midnight(day, timezone), midnight(day + timedelta(days=1), timezone)
 
 
 def month_span(month: str, timezone: str) -> tuple[int, int]:
@@ -93,16 +94,18 @@ def month_span(month: str, timezone: str) -> tuple[int, int]:
         raise Invalid("month", f"month: `{month}` is not a month; write it like 2026-11")
     first = date(int(match[1]), int(match[2]), 1)
     after = first + timedelta(days=calendar.monthrange(first.year, first.month)[1])
-    return _midnight(first, timezone), _midnight(after, timezone)
+    return midnight(first, timezone), midnight(after, timezone)
 
 
-def _midnight(day: date, timezone: str) -> int:
-    return _instant(datetime.combine(day, time(), zone(timezone)))
+def midnight(day: date, timezone: str) -> int:
+    """Return the instant at which a calendar day begins in a zone."""
+    return instant_us(datetime.combine(day, time(), zone(timezone)))
 
 
 def _local(at_us: int, timezone: str) -> datetime:
     return (_EPOCH + timedelta(microseconds=at_us)).astimezone(zone(timezone))
 
 
-def _instant(local: datetime) -> int:
+def instant_us(local: datetime) -> int:
+    """Turn an aware instant into epoch microseconds, exactly."""
     return (local.astimezone(UTC) - _EPOCH) // _MICROSECOND

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, Table, bindparam, insert, or_, update
+from sqlalchemy import ColumnElement, CursorResult, Table, bindparam, case, func, insert, literal, or_, tuple_, update
 from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
@@ -35,6 +35,15 @@ _ELIGIBLE = {
     )
     for engine in ENGINES
 }
+_BURN_ORDER: tuple[ColumnElement[Any], ...] = (
+    case((_GRANT.c.key_id.is_not(None), 0), (_GRANT.c.project.is_not(None), 1), else_=2),
+    _GRANT.c.priority,
+    case((_GRANT.c.expires_us.is_(None), 1), else_=0),
+    func.coalesce(_GRANT.c.expires_us, 0),
+    case((_GRANT.c.kind != "promotion", 1), else_=0),
+    _GRANT.c.effective_us,
+    _GRANT.c.id,
+)
 _ENDING = columns(*_FIELDS).join_from(_GRANT, _BALANCE).where(_GRANT.c.tenant_id == bindparam("tenant"), _GRANT.c.expires_us == bindparam("end"))
 _TAKE = Change(
     postgresql="UPDATE grant_balance AS b SET remaining_ncr = b.remaining_ncr - v.amount FROM unnest(%s::text[], %s::bigint[]) AS v (id, amount) "
@@ -121,6 +130,19 @@ def eligible_grants(session: Session, tenant_ids: Iterable[str], first_us: int, 
 def all_grants(session: Session, tenant_id: str | None = None) -> list[Grant]:
     """Return every grant ever given, of one tenant or of all."""
     return _grants(session) if tenant_id is None else _grants(session, _GRANT.c.tenant_id == tenant_id)
+
+
+def grants_page(session: Session, tenant_id: str | None = None, *, limit: int, after: Grant | None = None) -> list[Grant]:
+    """Return at most `limit` grants after one: of a tenant in burn order (`burn_key`, here for the database), or of all by id."""
+    query = columns(*_FIELDS).join_from(_GRANT, _BALANCE)
+    order: tuple[ColumnElement[Any], ...] = (_GRANT.c.id,)
+    last: tuple[Any, ...] = () if after is None else (after.id,)
+    if tenant_id is not None:
+        query = query.where(_GRANT.c.tenant_id == tenant_id)
+        order, last = _BURN_ORDER, () if after is None else tuple(int(part) if isinstance(part, bool) else part for part in burn_key(after))
+    if after is not None:
+        query = query.where(tuple_(*order) > tuple_(*(literal(part) for part in last)))
+    return [_grant(row._asdict()) for row in session.connection().execute(query.order_by(*order).limit(limit))]
 
 
 def grants_of(session: Session, tenant_ids: Iterable[str]) -> dict[str, list[Grant]]:

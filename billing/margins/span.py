@@ -12,7 +12,7 @@ import msgspec
 
 from billing.errors import Invalid
 from billing.grants.periods import day_of as local_day
-from billing.grants.periods import day_start, month_span
+from billing.grants.periods import midnight, month_span
 
 DAYS_MAX = 400
 _DAY = timedelta(days=1)
@@ -75,7 +75,7 @@ def span_of(month: str | None = None, first_day: date | None = None, end_day: da
 
 def in_zone(span: Span, timezone: str) -> Days:
     """Place a span in a zone."""
-    starts = [day_start(day, timezone) for day in (*span, span.end_day)]
+    starts = [midnight(day, timezone) for day in (*span, span.end_day)]
     runs: list[Run] = []
     for index, (start_us, end_us) in enumerate(pairwise(starts)):
         if not runs or runs[-1].length_us != end_us - start_us:

@@ -20,6 +20,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: str
     project: str | None
     active: bool
+    closed: bool = False
     expires_us: int | None
     requests_per_minute: int | None
     tokens_per_minute: int | None
@@ -31,19 +32,24 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 def find_principal(session: Session, digest: bytes, now_us: int) -> Principal | None:
     """Return who the digest of a secret stands for at `now_us`; None for a key that is unknown, revoked or expired.
 
-    A suspended tenant is found, with `active` False, so that its refusal can say so. An admin's `tenant_id` is empty.
+    A suspended tenant is found, with `active` False, so that its refusal can say so; a closed one by the keys that were revoked with it, `closed`.
+    An admin's `tenant_id` is empty.
     """
     key = tenants.key_by_digest(session, digest)
-    if key is None or _over(key.revoked_us, now_us) or _over(key.expires_us, now_us):
+    if key is None or _over(key.expires_us, now_us):
         return None
     tenant = None if key.tenant_id is None else tenants.get_tenant(session, key.tenant_id)
+    closed = tenant is not None and tenant.closed(now_us)
+    if _over(key.revoked_us, now_us) and not (tenant is not None and closed and key.revoked_us == tenant.closes_us):
+        return None
     found = None if tenant is None else plans.subscribed(session, tenant.id, now_us)
     return Principal(
         key_id=key.id,
         kind=key.kind,
         tenant_id=key.tenant_id or "",
         project=key.project,
-        active=tenant is None or tenant.state == "active",
+        active=tenant is None or tenant.state_at(now_us) == "active",
+        closed=closed,
         expires_us=key.expires_us,
         requests_per_minute=key.requests_per_minute,
         tokens_per_minute=key.tokens_per_minute,

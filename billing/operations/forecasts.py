@@ -10,7 +10,7 @@ from billing.credits import store as accounts
 from billing.credits.store import PERIOD
 from billing.db import Database
 from billing.grants.allowance import current_period
-from billing.grants.periods import Period, day_of, day_start
+from billing.grants.periods import Period, day_of, midnight
 from billing.margins import store
 from billing.margins.amounts import in_major, of_credits, of_minor
 from billing.margins.forecast import HISTORY_DAYS, Coming, Known, Outlook, exhausted_on, look_ahead
@@ -124,13 +124,13 @@ def _known(tenant: Tenant, days: Mapping[int, int], now_us: int) -> Iterator[Kno
     first = max(today - HISTORY_DAYS * _DAY, day_of(tenant.created_us, tenant.timezone) + _DAY)
     for index in range((today - first).days):
         day = first + index * _DAY
-        yield Known(day.weekday(), days.get(day_start(day, tenant.timezone), 0))
+        yield Known(day.weekday(), days.get(midnight(day, tenant.timezone), 0))
 
 
 def _coming(tenant: Tenant, period: Period, now_us: int) -> Iterator[Coming]:
     """Give what is left of today, and the days until the period ends, the last of which may be only begun."""
     day: date = day_of(now_us, tenant.timezone)
-    while (start_us := day_start(day, tenant.timezone)) < period.end_us:
-        end_us = day_start(day + _DAY, tenant.timezone)
+    while (start_us := midnight(day, tenant.timezone)) < period.end_us:
+        end_us = midnight(day + _DAY, tenant.timezone)
         yield Coming(day.isoformat(), day.weekday(), min(end_us, period.end_us) - max(start_us, now_us), end_us - start_us)
         day += _DAY

@@ -18,6 +18,8 @@ from billing.invoices.draft import Sale
 from billing.ledger import store as ledger
 from billing.ledger.postings import VOID, end_posting
 from billing.money import NCR_MAX
+from billing.operations.pages import Page, check_limit, cut
+from billing.operations.tenants import require_open
 from billing.tenants import store as tenants
 
 AMOUNT_NCR_MAX = NCR_MAX // 1000  # a thousand of the largest grants still add up in 64 bits
@@ -74,8 +76,7 @@ def add_grant(
         raise Invalid("price", f"price: {price_minor} is out of range; more than 0 and at most {PRICE_MINOR_MAX} in minor units; leave it out for a gift")
     with db.write() as session:
         tenants.note_change(session, tenant_id, now_us)
-        if tenants.get_tenant(session, tenant_id) is None:
-            raise NotFound("tenant", tenant_id)
+        require_open(session, tenant_id, now_us)
         _check_seat(session, grant, now_us)
         if not store.insert_grant(session, grant):
             raise Conflict(f"grant `{grant.id}` exists already; nothing was given a second time")
@@ -105,6 +106,31 @@ def list_grants(db: Database, tenant_id: str | None = None) -> list[Grant]:
         if tenant_id is not None and tenants.get_tenant(session, tenant_id) is None:
             raise NotFound("tenant", tenant_id)
         return store.all_grants(session, tenant_id)
+
+
+def page_grants(db: Database, tenant_id: str | None = None, *, limit: int, after: str = "") -> Page[Grant]:
+    """Return a page of the grants of one tenant in burn order, or of all by their ids; expired and void ones too.
+
+    Raises `Invalid` (limit) and `NotFound` (tenant, a grant to go on after).
+    """
+    check_limit(limit)
+    with db.read() as session:
+        if tenant_id is not None and tenants.get_tenant(session, tenant_id) is None:
+            raise NotFound("tenant", tenant_id)
+        last = store.get_grant(session, after) if after else None
+        if after and last is None:
+            raise NotFound("grant", after)
+        found = store.grants_page(session, tenant_id, limit=limit + 1, after=last)
+    return cut(found, limit, lambda grant: grant.id)
+
+
+def get_grant(db: Database, grant_id: str) -> Grant:
+    """Return one grant. Raises `NotFound`."""
+    with db.read() as session:
+        found = store.get_grant(session, grant_id)
+    if found is None:
+        raise NotFound("grant", grant_id)
+    return found
 
 
 def void_in(session: Session, grant: Grant, now_us: int) -> Grant:

@@ -156,12 +156,6 @@ def void_invoice(db: Database, name: str, now_us: int, *, reason: str) -> Invoic
     return _move(db, name, now_us, to=VOID, note=reason)
 
 
-def get_company(db: Database) -> Company | None:
-    """Return who sends the invoices; None until somebody said so."""
-    with db.read() as session:
-        return store.get_company(session)
-
-
 def documents(db: Database, *, month: str, tenant_id: str | None = None) -> list[Shown]:
     """Return every invoice and credit note, drafts too, of periods that ended within a month, by id. Raises `Invalid`, `NotFound`."""
     with db.read(long=True, snapshot=True) as session:

@@ -1,7 +1,6 @@
 """Keys: issue (the secret is shown once), list, limit, revoke. Each function is one transaction."""
 
 import secrets
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -11,8 +10,9 @@ from sqlmodel import Session
 from billing.audit.store import record
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
-from billing.operations.projects import used_now
-from billing.operations.tenants import require_tenant
+from billing.operations.pages import Page, check_limit, cut
+from billing.operations.projects import used_by
+from billing.operations.tenants import require_open, require_tenant
 from billing.tenants import store
 from billing.tenants.keys import KeyHasher, hint_of, new_secret
 from billing.tenants.tenant import KEY_KINDS, KEY_ROLES, Key, Project, check_ceiling, check_project
@@ -77,7 +77,7 @@ def issue_key(
     with db.write() as session:
         store.note_change(session, tenant_id, now_us)
         if tenant_id is not None:
-            require_tenant(session, tenant_id)
+            require_open(session, tenant_id, now_us)
             if allowed is not None:
                 allowed(session)
             made = Project(tenant_id=tenant_id, name=project or "", ceiling_ncr=None, created_us=now_us)
@@ -150,14 +150,25 @@ def list_keys(db: Database, tenant_id: str | None = None) -> list[Key]:
         return store.all_keys(session, tenant_id)
 
 
+def page_keys(db: Database, *, limit: int, tenant_id: str | None = None, after: str = "", project: str | None = None, revoked: bool | None = None) -> Page[Key]:
+    """Return a page of the keys of one tenant, or of all and the admins', oldest first; of one project, and those that are `revoked` or are not.
+
+    Raises `Invalid` (limit) and `NotFound` (tenant, a key to go on after).
+    """
+    check_limit(limit)
+    with db.read() as session:
+        if tenant_id is not None:
+            require_tenant(session, tenant_id)
+        last = require_key(session, after) if after else None
+        found = store.keys_page(session, limit=limit + 1, tenant_id=tenant_id, after=last, project=project, revoked=revoked)
+    return cut(found, limit, lambda key: key.id)
+
+
 def ceiling_use(db: Database, keys: Iterable[Key], now_us: int) -> dict[str, int | None]:
     """Return, by key id, what those of the keys that have a ceiling used of their tenants' credits in the period that is now (ncr)."""
-    by_tenant: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        if key.ceiling_ncr is not None and key.tenant_id is not None:
-            by_tenant[key.tenant_id].append(f"key:{key.id}")
+    spans = [(key.tenant_id, f"key:{key.id}") for key in keys if key.ceiling_ncr is not None and key.tenant_id is not None]
     with db.read() as session:
-        return {span.removeprefix("key:"): used for tenant_id, spans in by_tenant.items() for span, used in used_now(session, tenant_id, spans, now_us).items()}
+        return {span.removeprefix("key:"): used for (_tenant_id, span), used in used_by(session, spans, now_us).items()}
 
 
 def require_key(session: Session, key_id: str) -> Key:

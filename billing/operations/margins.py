@@ -10,7 +10,7 @@ from sqlmodel import Session
 
 from billing.db import Database
 from billing.errors import Invalid
-from billing.grants.periods import day_start
+from billing.grants.periods import midnight
 from billing.margins import store
 from billing.margins.amounts import of_minor
 from billing.margins.cell import cliffs
@@ -159,7 +159,7 @@ def _add_gpu(session: Session, asked: _Asked, gpu: GpuCost, weights: Weights) ->
 
 
 def _cuts(span: Span) -> list[int]:
-    return [day_start(day, "UTC") for day in (*span, span.end_day)]
+    return [midnight(day, "UTC") for day in (*span, span.end_day)]
 
 
 def _stated(session: Session, found: Iterable[str], currency: str, span: Span) -> Rates:

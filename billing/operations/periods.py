@@ -134,9 +134,9 @@ def closing(session: Session, ended: Sequence[tuple[Holder, Span]], now_us: int)
 def holders(session: Session, names: Iterable[str]) -> dict[str, Holder]:
     """Return tenants with what their periods follow from, by id."""
     listed = sorted(set(names))
-    held = plans.subscriptions_of(session, listed)
+    held = plans.ever_held(session, listed)
     found = {}
-    for name, tenant in tenants.tenants_of(session, listed).items():
+    for name, tenant in tenants.tenants_named(session, listed).items():
         subscriptions = tuple(held.get(name, ()))
         found[name] = Holder(tenant=tenant, subscriptions=subscriptions, runs=runs_of(subscriptions, tenant.timezone, tenant.created_us))
     return found

@@ -1,10 +1,12 @@
 """Which plan a tenant is on, and moving it to another. Each function is one transaction.
 
 The anchor of a tenant's months stays through every change. More credits come at once, pro rata for the rest of the period, and what was
-given stays; fewer come when the period ends, so nobody loses what the month has promised. Either may be asked for otherwise.
+given stays; fewer come when the period ends, so nobody loses what the month has promised. Either may be asked for otherwise, or for the
+day on which a later period begins: in the middle of one to come, what it has promised is not known yet.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
 
 import msgspec
 from sqlmodel import Session
@@ -16,9 +18,9 @@ from billing.errors import Conflict, Invalid
 from billing.grants import store as grants
 from billing.grants.allowance import ensure_allowance, period_of, plan_grant
 from billing.grants.grant import Grant
-from billing.grants.periods import Period, prorate, wall_clock
+from billing.grants.periods import Period, day_of, instant_us, midnight, period_at, period_on, period_start, prorate, wall_clock
 from billing.money import NCR_PER_CREDIT, format_credits, format_money
-from billing.operations.tenants import plan_for, require_tenant
+from billing.operations.tenants import plan_for, require_open, require_tenant
 from billing.plans import store as plans
 from billing.plans.terms import PlanTerms, PlanVersion, Subscription
 from billing.tenants import store
@@ -26,6 +28,7 @@ from billing.tenants.tenant import Tenant
 
 NOW, PERIOD_END = "now", "period-end"
 WHEN = (NOW, PERIOD_END)
+AHEAD_YEARS_MAX = 10
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +37,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     current: Subscription | None
     period: Period | None
     next: Subscription | None
+
+
+def standings(session: Session, tenants: Sequence[Tenant], now_us: int) -> dict[str, Standing]:
+    """Return which plan each of these tenants is on, and what is to come, by id. One query, however many they are."""
+    found = plans.subscriptions_of(session, [tenant.id for tenant in tenants], now_us)
+    return {tenant.id: _standing(found.get(tenant.id, []), tenant.timezone, now_us) for tenant in tenants}
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,45 +71,56 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 def standing(db: Database, tenant_id: str, now_us: int) -> Standing:
     """Return which plan a tenant is on, and what is to come. Raises `NotFound`."""
     with db.read() as session:
-        tenant = require_tenant(session, tenant_id)
-        current = plans.subscription_at(session, tenant_id, now_us)
-        begun = current is not None and current.anchor_us is not None
-        return Standing(
-            current=current,
-            period=period_of(current, tenant.timezone, now_us) if current is not None and begun else None,
-            next=plans.next_subscription(session, tenant_id, now_us),
-        )
+        return standings(session, [require_tenant(session, tenant_id)], now_us)[tenant_id]
 
 
-def preview_plan(db: Database, tenant_id: str, plan: str, now_us: int, *, when: str | None = None) -> Change:
-    """Return what `change_plan` would do now, doing nothing. Raises what it raises."""
+def page_standings(db: Database, tenants: Sequence[Tenant], now_us: int) -> dict[str, Standing]:
+    """Return which plan each tenant of a page is on, and what is to come, by id."""
     with db.read() as session:
-        return _decide(session, require_tenant(session, tenant_id), plan, when, now_us)[0]
+        return standings(session, tenants, now_us)
+
+
+def _standing(found: Sequence[Subscription], timezone: str, now_us: int) -> Standing:
+    current = next((one for one in found if one.started_us <= now_us), None)
+    begun = current is not None and current.anchor_us is not None
+    return Standing(
+        current=current,
+        period=period_of(current, timezone, now_us) if current is not None and begun else None,
+        next=next((one for one in found if one.started_us > now_us), None),
+    )
 
 
 def change_plan(db: Database, tenant_id: str, plan: str, now_us: int, *, when: str | None = None) -> Change:
-    """Move a tenant to the newest version of a plan, `now` or at the `period-end`; left out: now, unless the plan gives fewer credits.
+    """Move a tenant to the newest version of a plan, `now`, at the `period-end`, or when a later period begins; left out: now, unless it gives less.
+
+    A later period is named by the day in the tenant's zone on which it begins, or by that instant, as ISO 8601 writes them.
 
     It takes the place of a change that is still to come; naming the version the tenant is on takes that back and changes nothing else. Raises
-    `NotFound` (tenant, plan), `Invalid` (when, a plan in another currency) and `Conflict` (it is on that version already, or will be).
+    `NotFound` (tenant, plan), `Invalid` (when, a plan in another currency) and `Conflict` (it is on that version already, or will be; closed, or will be).
     """
     with db.write() as session:
         store.note_change(session, tenant_id, now_us)
-        tenant = require_tenant(session, tenant_id)
+        tenant = require_open(session, tenant_id, now_us)
         accounts.lock(session, [tenant_id])  # no draw writes this period's allowance, or begins its months, meanwhile
         ensure_allowance(session, tenant_id, now_us, activate=False)  # what the old plan has promised for this period
-        change, version = _decide(session, tenant, plan, when, now_us)
-        was = _held_now(session, tenant_id, now_us)
-        if change.kept:
-            plans.unschedule(session, tenant_id, now_us)
-            _record(session, "subscription.keep", tenant_id, was, now_us)
-            return change
-        anchor_us = None if change.before is None else change.before.anchor_us
-        made = plans.subscribe(session, tenant_id, version, change.at_us, anchor_us=anchor_us)
-        if change.credits_ncr or change.seat_ncr:
-            grants.insert_grants(session, list(_extra(session, tenant, made, change, now_us)))
-        _record(session, "subscription.change", tenant_id, was, now_us, given={"credits_ncr": change.credits_ncr, "seat_ncr": change.seat_ncr})
+        return move(session, tenant, plan, now_us, when=when)
+
+
+def move(session: Session, tenant: Tenant, plan: str, now_us: int, *, when: str | None = None) -> Change:
+    """Do what `change_plan` does in a session that is open, where the tenant's account is locked and its period's allowance is written."""
+    change, version = _decide(session, tenant, plan, when, now_us)
+    was = _held_now(session, tenant.id, now_us)
+    if change.kept or change.replaces is not None:
+        plans.unschedule(session, tenant.id, now_us)
+    if change.kept:
+        _record(session, "subscription.keep", tenant.id, was, now_us)
         return change
+    anchor_us = None if change.before is None else change.before.anchor_us
+    made = plans.subscribe(session, tenant.id, version, change.at_us, anchor_us=anchor_us)
+    if change.credits_ncr or change.seat_ncr:
+        grants.insert_grants(session, list(_extra(session, tenant, made, change, now_us)))
+    _record(session, "subscription.change", tenant.id, was, now_us, given={"credits_ncr": change.credits_ncr, "seat_ncr": change.seat_ncr})
+    return change
 
 
 def in_words(change: Change) -> str:
@@ -112,6 +132,9 @@ def in_words(change: Change) -> str:
         return f"tenant {change.tenant_id} stays on {target}{told}"
     old = "" if change.before is None else f" from plan {change.before.plan} version {change.before.version}"
     instead = "" if change.replaces is None else f", and not to plan {change.replaces.plan} as was planned"
+    if change.at_end and change.at_us != change.period_end_us:
+        at = wall_clock(change.at_us, change.timezone)
+        return f"tenant {change.tenant_id} moves{old} to {target} with the period that begins {at}{instead}; until then everything stays as it is"
     if change.at_end:
         return f"tenant {change.tenant_id} moves{old} to {target} when its period ends, {end}{instead}; until then everything stays as it is"
     given = [f"{_readable(ncr)} credits more{whose}" for ncr, whose in ((change.credits_ncr, ""), (change.seat_ncr, " for each key")) if ncr]
@@ -136,13 +159,17 @@ def _fee(terms: PlanTerms) -> str:
 
 
 def cancel_change(db: Database, tenant_id: str, now_us: int) -> Subscription:
-    """Take back the change of plan that is to come, and return the subscription that goes on. Raises `NotFound`, and `Conflict` where none is to come."""
+    """Take back the change of plan, or the closing, that is to come, and return the subscription that goes on.
+
+    Raises `NotFound`, and `Conflict` where none is to come.
+    """
     with db.write() as session:
         store.note_change(session, tenant_id, now_us)
-        require_tenant(session, tenant_id)
-        if plans.next_subscription(session, tenant_id, now_us) is None:
+        tenant = require_open(session, tenant_id, now_us)
+        if tenant.closes_us is None and plans.next_subscription(session, tenant_id, now_us) is None:
             raise Conflict(f"tenant `{tenant_id}` has no change of plan to come; there is nothing to take back")
-        was = _held_now(session, tenant_id, now_us)
+        was = _held_now(session, tenant_id, now_us) | {"closes_us": tenant.closes_us}
+        store.set_closing(session, tenant_id, None)
         plans.unschedule(session, tenant_id, now_us)
         _record(session, "subscription.keep", tenant_id, was, now_us)
         current = plans.subscription_at(session, tenant_id, now_us)
@@ -150,7 +177,7 @@ def cancel_change(db: Database, tenant_id: str, now_us: int) -> Subscription:
         return current
 
 
-def _held_now(session: Session, tenant_id: str, now_us: int) -> dict[str, Subscription | None]:
+def _held_now(session: Session, tenant_id: str, now_us: int) -> dict[str, object]:
     return {"current": plans.subscription_at(session, tenant_id, now_us), "next": plans.next_subscription(session, tenant_id, now_us)}
 
 
@@ -160,8 +187,10 @@ def _record(session: Session, action: str, tenant_id: str, was: Mapping[str, obj
 
 
 def _decide(session: Session, tenant: Tenant, plan: str, when: str | None, now_us: int) -> tuple[Change, PlanVersion]:
-    if when is not None and when not in WHEN:
-        raise Invalid("when", f"when: `{when}` is neither; write {' or '.join(WHEN)}, or leave it out")
+    if tenant.closes_us is not None:
+        at = wall_clock(tenant.closes_us, tenant.timezone)
+        raise Conflict(f"tenant `{tenant.id}` is to be closed when its period ends, {at}; take that back first: weir tenant stay {tenant.id}")
+    day = None if when in (None, *WHEN) else _day_or_instant(when or "")
     version = plan_for(session, plan, tenant)
     found = plans.subscribed(session, tenant.id, now_us)
     coming = plans.next_subscription(session, tenant.id, now_us)
@@ -174,18 +203,49 @@ def _decide(session: Session, tenant: Tenant, plan: str, when: str | None, now_u
             raise Conflict(f"tenant `{tenant.id}` is on plan `{plan}` version {version.version} already, which is its newest")
         return msgspec.structs.replace(change, kept=True), version
     if before is None or terms is None or before.anchor_us is None:
-        if when == PERIOD_END:
+        if when == PERIOD_END or day is not None:
             raise Invalid("when", f"when: tenant `{tenant.id}` is in no period that could end, its first request begins one; write {NOW}")
         return msgspec.structs.replace(change, waits=version.terms.activate_on_first_use), version
     period = period_of(before, tenant.timezone, now_us)
-    if when == PERIOD_END or (when is None and _gives_less(version.terms, terms)):
-        if coming is not None and (coming.plan, coming.version, coming.started_us) == (plan, version.version, period.end_us):
+    if when == PERIOD_END or day is not None or (when is None and _gives_less(version.terms, terms)):
+        at_us = period.end_us if day is None else _beginning(tenant, before.anchor_us, day, now_us)
+        if coming is not None and (coming.plan, coming.version, coming.started_us) == (plan, version.version, at_us):
             raise Conflict(f"tenant `{tenant.id}` is to move to plan `{plan}` version {version.version} at that instant already")
-        return msgspec.structs.replace(change, at_end=True, at_us=period.end_us, period_end_us=period.end_us), version
+        return msgspec.structs.replace(change, at_end=True, at_us=at_us, period_end_us=period.end_us), version
     more = _more(version.terms, _held(session, tenant.id, period, now_us), period, now_us)
     fees = (_fee(terms), _fee(version.terms))
     change = msgspec.structs.replace(change, fees=fees if fees[0] != fees[1] else None)
     return msgspec.structs.replace(change, period_end_us=period.end_us, credits_ncr=more[0], seat_ncr=more[1]), version
+
+
+def _day_or_instant(text: str) -> date | datetime:
+    try:
+        found = date.fromisoformat(text) if len(text) == len("2027-01-01") else datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or (isinstance(found, datetime) and found.tzinfo is None):
+        write = f"{', '.join(WHEN)}, or the day on which a later period begins, like 2027-01-10"
+        raise Invalid("when", f"when: `{text[:80]}` is none of these; write {write}")
+    return found
+
+
+def _beginning(tenant: Tenant, anchor_us: int, day: date | datetime, now_us: int) -> int:
+    """Return the instant at which the period to come begins that a day or an instant names. Raises `Invalid`, naming those there are."""
+    now = period_at(anchor_us, tenant.timezone, now_us).index
+    if not 0 <= day.year - day_of(now_us, tenant.timezone).year <= AHEAD_YEARS_MAX:
+        raise Invalid("when", f"when: {day.isoformat()} is not within the {AHEAD_YEARS_MAX} years to come")
+    named = day_of(instant_us(day), tenant.timezone) if isinstance(day, datetime) else day
+    found = period_on(anchor_us, tenant.timezone, named)
+    if found is None or found.index <= now or (isinstance(day, datetime) and found.start_us != instant_us(day)):
+        near = max(now, period_at(anchor_us, tenant.timezone, midnight(named, tenant.timezone)).index)
+        starts = [period_start(anchor_us, tenant.timezone, index) for index in sorted({now + 1, near, near + 1, near + 2}) if index > now]
+        told = ", ".join(wall_clock(start_us, tenant.timezone).removesuffix(f" {tenant.timezone}") for start_us in starts[:3])
+        raise Invalid(
+            "when",
+            f"when: at {day.isoformat()} no period of tenant `{tenant.id}` begins that is to come, and a plan changes only with one: "
+            f"{told} ({tenant.timezone}; the day is enough), or {NOW}",
+        )
+    return found.start_us
 
 
 def _gives_less(new: PlanTerms, old: PlanTerms) -> bool:

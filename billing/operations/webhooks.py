@@ -7,6 +7,7 @@ import secrets
 from urllib.parse import urlsplit
 
 import msgspec
+from sqlmodel import Session
 
 from billing.alerts import store
 from billing.alerts.store import Claimed
@@ -16,6 +17,7 @@ from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
 from billing.feeds import store as feeds
 from billing.feeds.destination import STRIPE, WEBHOOK, check_customer, check_destination
+from billing.operations.pages import Page, check_limit, cut
 from billing.operations.tenants import require_tenant
 from billing.tenants.keys import KeyHasher
 from billing.tenants.store import note_change
@@ -67,6 +69,23 @@ def list_webhooks(db: Database) -> list[Webhook]:
     """Return every endpoint, oldest first."""
     with db.read() as session:
         return store.all_webhooks(session)
+
+
+def page_webhooks(db: Database, *, limit: int, after: str = "", tenant_id: str | None = None) -> Page[Webhook]:
+    """Return a page of the endpoints, of one tenant or of all, oldest first. Raises `Invalid` (limit) and `NotFound` (an endpoint to go on after)."""
+    check_limit(limit)
+    with db.read() as session:
+        last = require_webhook(session, after) if after else None
+        found = store.webhooks_page(session, limit=limit + 1, after=last, tenant_id=tenant_id)
+    return cut(found, limit, lambda webhook: webhook.id)
+
+
+def require_webhook(session: Session, webhook_id: str) -> Webhook:
+    """Return one endpoint in a session that is open. Raises `NotFound`."""
+    found = store.get_webhook(session, webhook_id)
+    if found is None:
+        raise NotFound("webhook", webhook_id)
+    return found
 
 
 def remove_webhook(db: Database, webhook_id: str, now_us: int) -> Webhook:

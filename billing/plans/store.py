@@ -1,9 +1,10 @@
 """Queries over plans, versions and subscriptions. Takes a session, never commits."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from sqlalchemy import ColumnElement, Table, bindparam, func, update
+from sqlalchemy import ColumnElement, Select, Table, bindparam, func, insert, update
 from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
@@ -22,6 +23,7 @@ _SUBSCRIBED = (  # built once: every draw runs it
     )
     .execution_options(populate_existing=True)
 )
+_BATCH = 1000  # ids a statement
 _ANCHOR = columns(_SUBSCRIPTION.c.anchor_us).where(_SUBSCRIPTION.c.id == bindparam("subscription"))
 
 
@@ -83,10 +85,36 @@ def subscribe(session: Session, tenant_id: str, version: PlanVersion, start_us: 
     return _subscription(row)
 
 
+def subscribe_new(session: Session, versions: Mapping[str, PlanVersion], start_us: int) -> None:
+    """Put tenants that never were on a plan on one, each on its version, from an instant on. The caller holds the admin lock."""
+    rows = [
+        {
+            "id": f"{tenant_id}.1",
+            "tenant_id": tenant_id,
+            "plan_id": version.terms.plan,
+            "version": version.version,
+            "anchor_us": None if version.terms.activate_on_first_use else start_us,
+            "started_us": start_us,
+            "ended_us": None,
+        }
+        for tenant_id, version in versions.items()
+    ]
+    if rows:
+        session.connection().execute(insert(_SUBSCRIPTION), rows)
+
+
 def unschedule(session: Session, tenant_id: str, now_us: int) -> None:
     """Take back the subscription that is to begin after `now_us`; the one in force goes on without an end. The caller holds the admin lock."""
     for row in session.exec(select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, _not_ended(now_us))):
         row.ended_us = row.started_us if row.started_us > now_us else None
+        session.add(row)
+    session.flush()
+
+
+def end(session: Session, tenant_id: str, at_us: int) -> None:
+    """Let a tenant be on no plan from an instant on; what was to come later never begins. The caller holds the admin lock."""
+    for row in session.exec(select(SubscriptionRow).where(SubscriptionRow.tenant_id == tenant_id, _not_ended(at_us))):
+        row.ended_us = max(row.started_us, at_us)
         session.add(row)
     session.flush()
 
@@ -116,6 +144,22 @@ def next_subscription(session: Session, tenant_id: str, now_us: int) -> Subscrip
     return None if row is None else _subscription(row)
 
 
+def subscriptions_of(session: Session, tenant_ids: Iterable[str], now_us: int) -> dict[str, list[Subscription]]:
+    """Return, by tenant, the subscriptions in force at an instant or to come, oldest first. One query for a thousand; a tenant without any is left out."""
+    ids = list(tenant_ids)
+    query = select(SubscriptionRow).where(_not_ended(now_us), _not_empty()).order_by(col(SubscriptionRow.started_us), SubscriptionRow.id)
+    found: dict[str, list[Subscription]] = defaultdict(list)
+    for some in (ids[first : first + _BATCH] for first in range(0, len(ids), _BATCH)):
+        for row in session.exec(query.where(col(SubscriptionRow.tenant_id).in_(some))):
+            found[row.tenant_id].append(_subscription(row))
+    return found
+
+
+def on_plan(plan: str, at_us: int) -> Select[Any]:
+    """Select the ids of the tenants that are on a plan at an instant, on whichever of its versions."""
+    return columns(col(SubscriptionRow.tenant_id)).where(col(SubscriptionRow.plan_id) == plan, col(SubscriptionRow.started_us) <= at_us, _not_ended(at_us))
+
+
 def subscriptions_within(session: Session, tenant_id: str, start_us: int, end_us: int) -> list[Subscription]:
     """Return the subscriptions that a tenant had at any time of [start_us, end_us), oldest first."""
     query = (
@@ -126,7 +170,7 @@ def subscriptions_within(session: Session, tenant_id: str, start_us: int, end_us
     return [_subscription(row) for row in session.exec(query)]
 
 
-def subscriptions_of(session: Session, tenant_ids: Iterable[str]) -> dict[str, list[Subscription]]:
+def ever_held(session: Session, tenant_ids: Iterable[str]) -> dict[str, list[Subscription]]:
     """Return every subscription that tenants ever had, oldest first, by tenant; those that never were in force too."""
     found: dict[str, list[Subscription]] = defaultdict(list)
     query = select(SubscriptionRow).where(col(SubscriptionRow.tenant_id).in_(sorted(set(tenant_ids))))

@@ -5,26 +5,36 @@ A key is stored as a keyed digest, never as itself. The change feed has no forei
 
 from typing import ClassVar
 
-from sqlalchemy import JSON, BigInteger, LargeBinary
+from sqlalchemy import JSON, BigInteger, Index, LargeBinary, text
 from sqlmodel import Field, SQLModel
 
 
 class TenantRow(SQLModel, table=True):
-    """A customer: who is billed, in which currency, and whose calendar its months follow."""
+    """A customer: who is billed, in which currency, and whose calendar its months follow.
+
+    From `closes_us` on it is closed, for good; `state` says so once its keys are revoked, which a job does where the instant was still to come.
+    """
 
     __tablename__: ClassVar[str] = "tenant"
+    __table_args__ = (
+        Index("ix_tenant_name_id", "name", "id"),  # a page of the list, by name and by age
+        Index("ix_tenant_created_us_id", "created_us", "id"),
+        Index("ix_tenant_closing", "closes_us", postgresql_where=text("state <> 'closed'"), sqlite_where=text("state <> 'closed'")),
+    )
     id: str = Field(primary_key=True)
     name: str
     state: str
     currency: str
     timezone: str
     created_us: int = Field(sa_type=BigInteger)
+    closes_us: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class ApiKeyRow(SQLModel, table=True):
     """A credential of a tenant, or of an operator (then without a tenant). `role` is what its bearer may do; null: call models."""
 
     __tablename__: ClassVar[str] = "api_key"
+    __table_args__ = (Index("ix_api_key_created_us_id", "created_us", "id"),)  # a page of everybody's
     id: str = Field(primary_key=True)
     kind: str
     tenant_id: str | None = Field(default=None, foreign_key="tenant.id", index=True)

@@ -10,13 +10,15 @@ from billing.money import NCR_MAX, NCR_PER_CREDIT
 STATES = ("active", "suspended")
 KEY_ROLES = {"tenant": (), "admin": ("owner", "admin", "finance", "viewer"), "staff": ("manager", "member")}  # by kind; tenant's call models
 KEY_KINDS = tuple(KEY_ROLES)
+CLOSED = "closed"  # for good, from `closes_us` on: no state to be set
+NAME_CHARS_MAX = 200
 PROJECT_CHARS_MAX = 200
 CEILING_NCR_MAX = NCR_MAX // 1000
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer: billed in `currency`, its months and days counted in `timezone`."""
+    """A customer: billed in `currency`, its months and days counted in `timezone`; from `closes_us` on it is closed, for good."""
 
     id: str
     name: str
@@ -24,6 +26,15 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     timezone: str
     created_us: int
+    closes_us: int | None = None
+
+    def closed(self, now_us: int) -> bool:
+        """Tell whether it is closed at an instant."""
+        return self.closes_us is not None and self.closes_us <= now_us
+
+    def state_at(self, now_us: int) -> str:
+        """Return active, suspended or closed."""
+        return CLOSED if self.closed(now_us) else self.state
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +81,13 @@ def check_slug(field: str, text: str) -> str:
     if _SLUG.fullmatch(text) is None:
         raise Invalid(field, f"{field}: `{text[:80]}` is not usable; 1 to 63 characters of a-z, 0-9 and -, the first a letter or a digit, like acme-research")
     return text
+
+
+def check_name(name: str) -> str:
+    """Return the text when a tenant can be called so, else raise `Invalid`."""
+    if not 1 <= len(name) <= NAME_CHARS_MAX or not name.isprintable():
+        raise Invalid("name", f"name: `{name[:80]}` is not usable; 1 to {NAME_CHARS_MAX} printable characters")
+    return name
 
 
 def check_project(name: str) -> str:

@@ -5,7 +5,7 @@ The CLI works on the database directly, whether a gateway is running or not; a r
 
 import os
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated
@@ -67,8 +67,10 @@ def missing_file(settings: Settings) -> Path | None:
 
 
 @contextmanager
-def open_books(config: Path | None, *, create: bool = False) -> Generator[Books]:
+def open_books(config: Path | None, *, create: bool = False, dry_run: bool = False) -> Generator[Books]:
     """Open the books that the configuration names, migrated. Raises `ConfigError`, `BooksUnavailable`.
+
+    `dry_run`: what is done with them is undone at the end, and the command says so behind its own words.
 
     A SQLite file that is not there is made only where `create` says so: in the wrong directory an empty one would look like lost books. Raises `Invalid`.
     """
@@ -78,6 +80,9 @@ def open_books(config: Path | None, *, create: bool = False) -> Generator[Books]
     database = Database(settings.database_url).acting(operator())
     try:
         database.migrate()
-        yield Books(settings, database, SystemClock())
+        with database.rehearsing() if dry_run else nullcontext(database) as working:
+            yield Books(settings, working, SystemClock())
+        if dry_run:
+            typer.echo("dry run: nothing was changed", err=True)
     finally:
         database.close()

@@ -14,7 +14,7 @@ from billing.rates.cost import Cost
 from billing.rating import Variant, when
 from gateway.cli import gpu
 from gateway.cli.books import Books, ConfigOption, open_books
-from gateway.cli.render import Format, FormatOption, write_rows
+from gateway.cli.render import DryRunOption, Format, FormatOption, write_rows
 from gateway.cli.versions import FILES, FromOption, NoteOption, add_commands, price_cells, propose, read_changes
 from gateway.config.prices import CostForm, cost_figures
 from gateway.wire.instants import parse
@@ -50,12 +50,13 @@ def put(
     searches: _Each = None,
     free: Annotated[bool, typer.Option("--free", help="it charges nothing by use, on purpose")] = False,
     effective: FromOption = None,
+    dry_run: DryRunOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Set what a backend charges for a model from now, or from a later instant, on."""
     given = {name: value for name, value in locals().items() if name in CostForm.model_fields}
     form = CostForm(**given)
-    with open_books(config) as books:
+    with open_books(config, dry_run=dry_run) as books:
         change, prices = form.change(backend, model), form.prices()
         effective_us = None if effective is None else parse(effective, "--from")
         made = costs.set_cost(

@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 import typer
 
-from billing.errors import Invalid, NotFound
+from billing.errors import Invalid
 from billing.grants.grant import Grant
 from billing.money import format_credits, parse_credits, parse_money
 from billing.operations import grants
 from billing.operations.tenants import get_tenant
 from billing.operations.usage import GrantStanding
 from gateway.cli.books import ConfigOption, open_books
-from gateway.cli.render import Format, FormatOption, YesOption, confirm, printable, write_rows
+from gateway.cli.render import DryRunOption, Format, FormatOption, YesOption, confirm, printable, write_rows
 from gateway.wire.instants import parse
 from gateway.wire.instants import show as instant
 
@@ -38,6 +38,7 @@ def add(
     models: Annotated[str | None, typer.Option("--models", help="only requests for these models may use it: a,b")] = None,
     price: Annotated[str | None, typer.Option("--price", help="sells them: a line on the invoice, in the tenant's currency, like 49.00")] = None,
     note: Annotated[str, typer.Option("--note")] = "",
+    dry_run: DryRunOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Give a tenant credits, or sell it some."""
@@ -45,7 +46,7 @@ def add(
     chosen = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
     if amount_ncr <= 0:
         raise Invalid("credits", f"--credits: {credits} must be more than 0")
-    with open_books(config) as books:
+    with open_books(config, dry_run=dry_run) as books:
         made = grants.add_grant(
             books.database,
             tenant_id=tenant,
@@ -83,12 +84,11 @@ def index(
 
 
 @app.command()
-def void(grant: Annotated[str, typer.Argument(metavar="GRANT_ID")], yes: YesOption = False, config: ConfigOption = None) -> None:
+def void(grant: Annotated[str, typer.Argument(metavar="GRANT_ID")], yes: YesOption = False, dry_run: DryRunOption = False, config: ConfigOption = None) -> None:
     """Take back what is left of a grant; what was used stays used."""
-    with open_books(config) as books:
-        if all(known.id != grant for known in grants.list_grants(books.database)):
-            raise NotFound("grant", grant)
-        confirm(f"Take back what is left of grant `{grant}`?", yes)
+    with open_books(config, dry_run=dry_run) as books:
+        grants.get_grant(books.database, grant)
+        confirm(f"Take back what is left of grant `{grant}`?", yes or dry_run)
         voided = grants.void_grant(books.database, grant, books.now_us)
     typer.echo(f"grant {grant} is void; {format_credits(voided.voided_ncr)} credits were left of it")
 

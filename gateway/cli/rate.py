@@ -10,7 +10,7 @@ from billing.operations import rates
 from billing.operations.versions import Change
 from billing.rating import Rate, when
 from gateway.cli.books import Books, ConfigOption, open_books
-from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
+from gateway.cli.render import DryRunOption, Format, FormatOption, YesOption, confirm, write_rows
 from gateway.cli.versions import FILES, FromOption, NoteOption, add_commands, price_cells, price_words, propose, read_changes
 from gateway.config.prices import EACH, RateForm, rate_figures
 from gateway.wire.instants import parse
@@ -44,12 +44,13 @@ def put(
     searches: _Each = None,
     free: Annotated[bool, typer.Option("--free", help="the model costs nothing, on purpose")] = False,
     effective: Annotated[str | None, typer.Option("--from", help="2027-01-01 (midnight UTC), or an instant with its zone; left out: now")] = None,
+    dry_run: DryRunOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Set a model's rate from now, or from a later instant, on."""
     given = {name: value for name, value in locals().items() if name in RateForm.model_fields}
     form = RateForm(**given)
-    with open_books(config) as books:
+    with open_books(config, dry_run=dry_run) as books:
         effective_us = None if effective is None else parse(effective, "--from")
         (made,) = rates.set_rates(books.database, [form.change(model)], effective_us=effective_us, now_us=books.now_us)
         books.warn_unrouted([model], "its rate")
@@ -106,15 +107,17 @@ def index(
 @app.command("import")
 def from_public_prices(
     models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="left out: the configured models that have no rate")] = None,
+    *,
     credits_per_usd: Annotated[str, typer.Option("--credits-per-usd", help="how many credits one USD of public price is")] = "",
     yes: YesOption = False,
+    dry_run: DryRunOption = False,
     form: FormatOption = Format.table,
     config: ConfigOption = None,
 ) -> None:
     """Propose rates from public prices (genai-prices, packaged, nothing is downloaded), and set them if you agree."""
     if not credits_per_usd:
         raise Invalid("credits_per_usd", "--credits-per-usd is missing: how many credits one USD of public price is, like 100")
-    with open_books(config) as books:
+    with open_books(config, dry_run=dry_run) as books:
         proposals = rates.propose(models or _unrated(books), credits_per_usd=credits_per_usd, now_us=books.now_us)
         rows = [row for proposal in proposals for row in _proposal_rows(proposal)]
         write_rows(rows, form, PROPOSAL_COLUMNS, "every configured model has a rate", brief=_narrow(PROPOSAL_COLUMNS, rows))
@@ -123,7 +126,7 @@ def from_public_prices(
             if proposals:
                 raise Conflict("none of these models is in the public price list; set their rates by hand: weir rate set MODEL --input X --output Y")
             return
-        confirm(f"Set {len(changes)} rate{'s' if len(changes) > 1 else ''}?", yes)
+        confirm(f"Set {len(changes)} rate{'s' if len(changes) > 1 else ''}?", yes or dry_run)
         rates.set_rates(books.database, changes, now_us=books.now_us)
     typer.echo(f"set {len(changes)}", err=True)
 

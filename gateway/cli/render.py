@@ -31,6 +31,7 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="table for people; json or csv for programs")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="say what would happen, and do nothing")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 
 

@@ -5,7 +5,27 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import audit, backend, cost, fx, grant, invoice, jobs, key, ledger, margin, period, plan, project, rate, reconcile, tenant, usage, webhook
+from gateway.cli import (
+    audit,
+    backend,
+    company,
+    cost,
+    fx,
+    grant,
+    invoice,
+    jobs,
+    key,
+    ledger,
+    margin,
+    period,
+    plan,
+    project,
+    rate,
+    reconcile,
+    tenant,
+    usage,
+    webhook,
+)  # fmt: skip
 from gateway.cli.check import check
 from gateway.cli.doctor import doctor
 from gateway.cli.forecast import forecast
@@ -45,5 +65,5 @@ app.command()(lanes)
 app.command()(simulate)
 app.command()(forecast)
 app.command()(whatif)
-for noun in (tenant, project, key, plan, grant, rate, cost, fx, usage, invoice, period, margin, reconcile, ledger, audit, webhook, backend, jobs):
+for noun in (company, tenant, project, key, plan, grant, rate, cost, fx, usage, invoice, period, margin, reconcile, ledger, audit, webhook, backend, jobs):
     app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])

@@ -12,7 +12,7 @@ from billing.operations.versions import Change, Version
 from billing.rates.version import Book, Difference
 from billing.rating import PARENTS
 from gateway.cli.books import ConfigOption, open_books
-from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_rows
+from gateway.cli.render import DryRunOption, Format, FormatOption, YesOption, confirm, write_rows
 from gateway.config.prices import ProposalForm, price_text
 from gateway.config.source import read_file
 from gateway.config.words import UNKNOWN, meant, names_at, plain
@@ -90,12 +90,14 @@ def add_commands(app: typer.Typer, book: Book) -> None:
                 typer.echo(f"loses its {'rate, so its requests are refused' if book == 'rates' else 'cost'}: {f'{backend} ' if backend else ''}{model}")
 
     @app.command()
-    def publish(version: VersionArgument, effective: FromOption = None, yes: YesOption = False, config: ConfigOption = None) -> None:
+    def publish(
+        version: VersionArgument, effective: FromOption = None, yes: YesOption = False, dry_run: DryRunOption = False, config: ConfigOption = None
+    ) -> None:
         """Let a proposal apply, from now, the instant it was proposed for, or another one to come. It is never changed after."""
-        with open_books(config) as books:
+        with open_books(config, dry_run=dry_run) as books:
             found = versions.diff_version(books.database, book, version, books.now_us)
             if found.losing and found.version.state == "proposed":
-                confirm(f"{', '.join(model for _, model in found.losing)} would have no price any more. Publish version {version}?", yes)
+                confirm(f"{', '.join(model for _, model in found.losing)} would have no price any more. Publish version {version}?", yes or dry_run)
             effective_us = None if effective is None else parse(effective, "--from")
             made = versions.publish_version(books.database, book, version, effective_us=effective_us, now_us=books.now_us)
         typer.echo(f"published version {version}; it applies from {instant(made.effective_us)}")

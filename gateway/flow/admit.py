@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from billing.credits.draw import Want
 from billing.errors import BillingError
-from gateway.errors import ModelNotAllowed, ModelUnknown, PriceMissing, TenantSuspended, Unauthenticated, Unavailable
+from gateway.errors import ModelNotAllowed, ModelUnknown, PriceMissing, TenantClosed, TenantSuspended, Unauthenticated, Unavailable
 from gateway.flow.states import Admitted, Received
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ LOAD_S_MAX = 5.0
 
 
 async def authenticate(services: "Services", secret: str) -> "Principal":
-    """Return the principal of a secret. Raises `Unauthenticated`, `TenantSuspended`, or `Unavailable` when the books are away."""
+    """Return the principal of a secret. Raises `Unauthenticated`, `TenantSuspended`, `TenantClosed`, or `Unavailable` when the books are away."""
     if not secret:
         raise Unauthenticated("No API key was given. Send it as `Authorization: Bearer sk-weir-...`.")
     try:
@@ -31,6 +31,8 @@ async def authenticate(services: "Services", secret: str) -> "Principal":
         raise Unauthenticated("This API key is not valid: it is wrong, revoked or expired. Ask your admin for one (`weir key issue TENANT`).")
     if principal.kind != "tenant":
         raise Unauthenticated("This key manages, and calls no models. Use a tenant's key for that (`weir key issue TENANT`).")
+    if principal.closed:
+        raise TenantClosed("This tenant is closed, and its keys with it. Ask your admin for another one's key.")
     if not principal.active:
         raise TenantSuspended("This tenant is suspended. Ask your admin.")
     if principal.terms is None:

@@ -108,7 +108,9 @@ def _field(loc: tuple[int | str, ...]) -> str:
 
 
 class ProblemRoute(APIRoute):
-    """A route whose every refusal is a problem, and whose request body is bounded (1 MiB)."""
+    """A route whose every refusal is a problem, and whose request body is bounded (1 MiB, where it is no file)."""
+
+    body_bytes_max = BODY_BYTES_MAX
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the route's own handler."""
@@ -117,7 +119,7 @@ class ProblemRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             try:
-                response = await inner(Request(request.scope, _bounded(request)))
+                response = await inner(Request(request.scope, _bounded(request, self.body_bytes_max)))
                 response.headers.setdefault("cache-control", "no-store")  # balances, keys and invoices are no proxy's to keep
                 return response
             except Exception as error:  # noqa: BLE001 - the outermost frame of an endpoint: whatever was raised becomes an answer, and a log entry
@@ -126,15 +128,15 @@ class ProblemRoute(APIRoute):
         return handle
 
 
-def _bounded(request: Request) -> Callable[[], Coroutine[Any, Any, Message]]:
-    left = BODY_BYTES_MAX
+def _bounded(request: Request, most: int) -> Callable[[], Coroutine[Any, Any, Message]]:
+    left = most
 
     async def receive() -> Message:
         nonlocal left
         message = await request.receive()
         left -= len(message.get("body", b""))
         if left < 0:
-            raise HTTPException(413, f"The body is larger than {BODY_BYTES_MAX} bytes.")
+            raise HTTPException(413, f"The body is larger than {most} bytes.")
         return message
 
     return receive
@@ -161,6 +163,6 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def problem_router(prefix: str) -> APIRouter:
+def problem_router(prefix: str, route_class: type[ProblemRoute] = ProblemRoute) -> APIRouter:
     """Make a router whose every route refuses with problems, and says so in OpenAPI."""
-    return APIRouter(prefix=prefix, route_class=ProblemRoute, responses=RESPONSES, tags=[prefix.strip("/")])
+    return APIRouter(prefix=prefix, route_class=route_class, responses=RESPONSES, tags=[prefix.strip("/")])

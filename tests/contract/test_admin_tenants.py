@@ -22,7 +22,7 @@ def test_201_creates_a_tenant_on_a_plan(api: AdminApi) -> None:
     answer = api.http.post("/admin/tenants", json={"id": "acme", "plan_id": "pro", "name": "ACME", "timezone": "Europe/Berlin"})
     assert answer.status_code == 201
     expected = {"id": "acme", "name": "ACME", "state": "active", "plan_id": "pro", "plan_version": 1, "currency": "USD", "timezone": "Europe/Berlin"}
-    period = {"period_start": "2026-11-03T12:00:00Z", "period_end": "2026-12-03T12:00:00Z", "next_plan": None}
+    period = {"period_start": "2026-11-03T12:00:00Z", "period_end": "2026-12-03T12:00:00Z", "next_plan": None, "closes_at": None}
     assert answer.json() == {**expected, **period, "created_at": "2026-11-03T12:00:00Z"}
     assert api.http.get("/admin/tenants/acme").json() == answer.json()
     assert api.changes.count == 1

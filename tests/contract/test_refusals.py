@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from billing.money import NCR_PER_CREDIT
-from billing.operations import grants, keys, plans, rates, subscriptions, tenants
+from billing.operations import closing, grants, keys, plans, rates, subscriptions, tenants
 from billing.plans.terms import PlanTerms
 from tests.house import PLAN, TENANT, House, open_house
 from tests.real.upstream import (
@@ -122,6 +122,18 @@ async def test_403_for_a_suspended_tenant_and_200_when_it_is_resumed(house: Hous
         async with asyncio.timeout(1):
             while (await house.chat("echo")).status_code != status:
                 await asyncio.sleep(0.02)
+
+
+async def test_403_for_a_closed_tenant_says_so_also_where_its_key_is_no_longer_known(house: House) -> None:
+    services = house.services
+    assert (await house.chat("echo")).status_code == 200
+    await asyncio.to_thread(closing.close_tenant, services.database, TENANT, services.clock.now_us())
+    async with asyncio.timeout(1):
+        while (await house.chat("echo")).status_code != 403:
+            await asyncio.sleep(0.02)
+    assert "is closed" in error(await house.chat("echo"), 403, "permission_error", "tenant_closed")["message"]
+    services.keyring.forget(None)
+    error(await house.chat("echo"), 403, "permission_error", "tenant_closed")
 
 
 async def test_404_for_an_unknown_model(house: House) -> None:

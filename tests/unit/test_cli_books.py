@@ -231,7 +231,7 @@ def test_the_ledger_is_verified_and_a_difference_ends_with_1(weir: Weir, databas
         (("plan", "set", "x", "--credits", "1", "--slow-weight", "2"), "--slow-weight 2 is more than weight 1"),
         (("tenant", "plan", "acme", "pro", "--yes"), "already, which is its newest"),
         (("tenant", "plan", "nobody", "pro", "--yes"), "there is no tenant `nobody`"),
-        (("tenant", "plan", "acme", "pro", "--when", "soon", "--yes"), "weir: --when: `soon` is neither"),
+        (("tenant", "plan", "acme", "pro", "--when", "soon", "--yes"), "weir: --when: `soon` is none of these; write now, period-end, or the day"),
         (("plan", "set", "x", "--credits", "1", "--fee", "1.001", "--currency", "USD"), "--fee: "),
         (("grant", "add", "acme", "--credits", "0"), "--credits: 0 must be more than 0"),
         (("grant", "add", "acme", "--credits", "1", "--kind", "plan"), "weir: --kind: `plan`"),

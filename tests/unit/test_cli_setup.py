@@ -160,10 +160,34 @@ def test_doctor_says_once_that_the_database_is_away(weir: Weir, monkeypatch: pyt
 def test_backends_are_listed_with_how_they_are(weir: Weir, scripted_upstream: ScriptedUpstream, closed_port: int) -> None:
     Path("weir.yaml").write_text(backend(f"[{scripted_upstream.base_url}, 'http://127.0.0.1:{closed_port}/v1']"))
     rows = weir("backend", "list", "--format", "csv").out.splitlines()
-    assert rows[0] == "backend,provider,url,state,slots,models"
+    assert rows[0] == "backend,provider,url,state,slots,weight,drained,models"
     assert rows[1].startswith(f"own,openai_compatible,{scripted_upstream.base_url},")
     assert f"http://127.0.0.1:{closed_port}/v1,down: connection refused," in rows[2]
     assert ",not asked," in weir("backend", "list", "--no-probe", "--format", "csv").out
+
+
+def test_a_server_is_drained_restored_and_weighed(weir: Weir) -> None:
+    Path("weir.yaml").write_text(backend("['http://127.0.0.1:1/v1', 'http://127.0.0.1:2/v1']"))
+
+    def listed() -> list[list[str]]:
+        rows = weir("backend", "list", "--no-probe", "--format", "csv").out.splitlines()[1:]
+        return [row.split(",")[5:7] for row in rows]
+
+    assert listed() == [["1", "no"], ["1", "no"]]
+    assert weir("backend", "drain", "own").out.count("is drained") == 2
+    assert weir("backend", "restore", "own", "http://127.0.0.1:2/v1").code == 0
+    assert weir("backend", "weigh", "own", "http://127.0.0.1:2/v1", "9").code == 0
+    assert listed() == [["1", "yes"], ["9", "no"]]
+    assert weir("backend", "weigh", "own", "http://127.0.0.1:2/v1", "configured").code == 0
+    assert listed() == [["1", "yes"], ["1", "no"]]
+    for arguments, part in (
+        (("drain", "nonesuch"), "there is no backend `nonesuch`"),
+        (("drain", "own", "http://127.0.0.1:3/v1"), "one of http://127.0.0.1:1/v1, http://127.0.0.1:2/v1"),
+        (("weigh", "own", "http://127.0.0.1:2/v1", "much"), "`much` is neither a number nor `configured`"),
+        (("weigh", "own", "http://127.0.0.1:2/v1", "5000"), "1 to 1000"),
+    ):
+        said = weir("backend", *arguments)
+        assert (said.code, part in said.err) == (2, True), said.err
 
 
 def test_without_a_command_the_help_is_shown(weir: Weir) -> None:

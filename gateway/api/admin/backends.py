@@ -1,11 +1,40 @@
 """/admin/backends: the model servers this process sends to, and how they are now."""
 
-from fastapi import Request
-from pydantic import BaseModel
+from typing import Self
 
+from fastapi import HTTPException, Request
+from msgspec import UNSET
+from pydantic import BaseModel, Field, model_validator
+
+from billing.operations import servers
+from gateway.auth.admin import AdminDesk
+from gateway.config.forms import Form
 from gateway.wire.problems import problem_router
 
 router = problem_router("/backends")
+
+
+class ServerChange(Form):
+    """What to change of a backend's servers, of all of them or of one. What is left out stays."""
+
+    url: str | None = Field(None, description="one server, as the configuration names it; left out: all of the backend's")
+    draining: bool | None = Field(None, description="send it nothing more; what is under way goes on")
+    weight: int | None = Field(None, ge=1, le=servers.WEIGHT_MAX, description="its share, against the backend's others; null: the configured one")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.draining is None and "weight" not in self.model_fields_set:
+            raise ValueError("nothing to change: give `draining` or `weight`")
+        return self
+
+
+class ServerOut(BaseModel):
+    """What is said of a server from now on, in all processes."""
+
+    backend: str
+    url: str
+    draining: bool
+    weight: int | None
 
 
 class ReplicaOut(BaseModel):
@@ -68,3 +97,22 @@ async def index(request: Request) -> list[BackendOut]:
         )
         for name, pool in services.pools.items()
     ]
+
+
+@router.patch("/{name}", summary="Drain, restore or weigh a backend's servers")
+def change(name: str, body: ServerChange, desk: AdminDesk, request: Request) -> list[ServerOut]:
+    """Drain, restore or weigh servers; all processes follow within a second, and remember it when they start again."""
+    backend = request.app.state.services.settings.backends.get(name)
+    urls = [] if backend is None else [server.url for server in backend.urls if body.url in (None, server.url)]
+    if not urls:
+        raise HTTPException(404, f"The configuration has no such server of a backend `{name}`; GET /admin/backends lists them.")
+    changed = servers.change_servers(
+        desk.database,
+        name,
+        urls,
+        draining=UNSET if body.draining is None else body.draining,
+        weight=body.weight if "weight" in body.model_fields_set else UNSET,
+        now_us=desk.now_us(),
+    )
+    desk.changed()
+    return [ServerOut(backend=server.backend, url=server.url, draining=server.draining, weight=server.weight) for server in changed]

@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from billing.operations import costs
 from billing.rates.cost import Cost
 from gateway.auth.admin import AdminDesk
+from gateway.auth.rehearsal import ChangingDesk
 from gateway.config.prices import CostForm, cost_figures, variant_figures
 from gateway.wire.instants import from_us, to_us
 from gateway.wire.problems import problem_router
@@ -45,7 +46,7 @@ class CostOut(BaseModel):
 
 
 @router.post("", summary="Set what a backend charges for a model", status_code=201)
-def create(body: CostNew, desk: AdminDesk) -> CostOut:
+def create(body: CostNew, desk: ChangingDesk) -> CostOut:
     """Set a cost from an instant on, in one step. To look before it applies, POST /admin/price-versions."""
     now_us = desk.now_us()
     change = body.change(body.backend, body.model)

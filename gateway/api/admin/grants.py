@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import Query
+from fastapi import Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from billing.grants.grant import Grant
@@ -11,8 +11,10 @@ from billing.money import format_credits, parse_credits, parse_money
 from billing.operations import grants
 from billing.operations.tenants import get_tenant
 from gateway.auth.admin import AdminDesk
+from gateway.auth.rehearsal import ChangingDesk
 from gateway.config.forms import Form, PositiveCredits, PublicName, Slug
 from gateway.wire.instants import from_us, to_us
+from gateway.wire.pages import show_next
 from gateway.wire.problems import problem_router
 
 router = problem_router("/grants")
@@ -57,7 +59,7 @@ class GrantOut(BaseModel):
 
 
 @router.post("", summary="Give a tenant credits", status_code=201)
-def create(body: GrantNew, desk: AdminDesk) -> GrantOut:
+def create(body: GrantNew, desk: ChangingDesk) -> GrantOut:
     """Give a tenant credits, or sell it some."""
     made = grants.add_grant(
         desk.database,
@@ -80,15 +82,26 @@ def create(body: GrantNew, desk: AdminDesk) -> GrantOut:
 
 
 @router.get("", summary="List grants")
-def index(desk: AdminDesk, tenant_id: str | None = None, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[GrantOut]:
-    """List grants in the order they are used up, void and expired ones too. The next page begins `after` the last id."""
-    found = grants.list_grants(desk.database, tenant_id)
-    start = next((index + 1 for index, grant in enumerate(found) if grant.id == after), 0)
-    return [_out(grant) for grant in found[start : start + limit]]
+def index(
+    desk: AdminDesk,
+    request: Request,
+    response: Response,
+    *,
+    tenant_id: str | None = None,
+    after: str = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[GrantOut]:
+    """List a tenant's grants in the order they are used up, or all grants by id; void and expired ones too.
+
+    The next page begins `after` the last id, and a `Link` with `rel="next"` names it.
+    """
+    page = grants.page_grants(desk.database, tenant_id, limit=limit, after=after)
+    show_next(request, response, page.after)
+    return [_out(grant) for grant in page.items]
 
 
 @router.delete("/{grant_id}", summary="Void a grant")
-def void(grant_id: str, desk: AdminDesk) -> GrantOut:
+def void(grant_id: str, desk: ChangingDesk) -> GrantOut:
     """Take back what is left of a grant; what was used stays used."""
     voided = grants.void_grant(desk.database, grant_id, desk.now_us())
     desk.changed()

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from fastapi import Query
+from fastapi import Query, Request, Response
 from msgspec import UNSET, UnsetType
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
@@ -14,6 +14,7 @@ from gateway.auth.admin import AdminDesk, Desk
 from gateway.auth.roles import OPERATORS
 from gateway.config.forms import Credits, Form, Slug
 from gateway.wire.instants import from_us, to_us
+from gateway.wire.pages import show_next
 from gateway.wire.problems import problem_router
 
 router = problem_router("/keys")
@@ -103,13 +104,22 @@ def issue(body: KeyNew, desk: AdminDesk) -> KeyIssued:
 
 
 @router.get("", summary="List keys")
-def index(desk: AdminDesk, tenant_id: str | None = None, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[KeyOut]:
-    """List keys, oldest first, revoked ones too: of one tenant, or all with the admins'. The next page begins `after` the last id."""
-    found = keys.list_keys(desk.database, tenant_id)
-    start = next((index + 1 for index, key in enumerate(found) if key.id == after), 0)
-    page = found[start : start + limit]
-    used = keys.ceiling_use(desk.database, page, desk.now_us())
-    return [_out(key, used.get(key.id)) for key in page]
+def index(
+    desk: AdminDesk,
+    request: Request,
+    response: Response,
+    *,
+    tenant_id: str | None = None,
+    project: str | None = None,
+    revoked: Annotated[bool | None, Query(description="only those that are, or are not; left out: both")] = None,
+    after: str = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[KeyOut]:
+    """List keys, oldest first: of one tenant, or all with the admins'. The next page begins `after` the last id, and a `Link` with `rel="next"` names it."""
+    page = keys.page_keys(desk.database, limit=limit, tenant_id=tenant_id, after=after, project=project, revoked=revoked)
+    show_next(request, response, page.after)
+    used = keys.ceiling_use(desk.database, page.items, desk.now_us())
+    return [_out(key, used.get(key.id)) for key in page.items]
 
 
 @router.patch("/{key_id}", summary="Change a key's limits")

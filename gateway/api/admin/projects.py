@@ -1,7 +1,9 @@
 """/admin/projects: the parts of a tenant that its keys belong to, and their ceilings."""
 
 from datetime import datetime
+from typing import Annotated
 
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 
 from billing.money import format_credits, parse_credits
@@ -10,6 +12,7 @@ from billing.operations.projects import Share
 from gateway.auth.admin import AdminDesk
 from gateway.config.forms import Credits, Form
 from gateway.wire.instants import from_us
+from gateway.wire.pages import show_next
 from gateway.wire.problems import problem_router
 
 router = problem_router("/projects")
@@ -33,9 +36,13 @@ class ProjectOut(BaseModel):
 
 
 @router.get("", summary="List projects")
-def index(desk: AdminDesk, tenant_id: str) -> list[ProjectOut]:
-    """List a tenant's projects by name."""
-    return [_out(share) for share in projects.list_projects(desk.database, tenant_id, desk.now_us())]
+def index(
+    desk: AdminDesk, request: Request, response: Response, *, tenant_id: str, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 1000
+) -> list[ProjectOut]:
+    """List a tenant's projects by name. The next page begins `after` the last name, and a `Link` with `rel="next"` names it."""
+    page = projects.page_projects(desk.database, tenant_id, limit=limit, after=after, now_us=desk.now_us())
+    show_next(request, response, page.after)
+    return [_out(share) for share in page.items]
 
 
 @router.put("/{tenant_id}/{name:path}", summary="Write a project")
@@ -44,8 +51,7 @@ def write(tenant_id: str, name: str, body: ProjectSet, desk: AdminDesk) -> Proje
     ceiling_ncr = None if body.ceiling is None else parse_credits(body.ceiling)
     projects.set_project(desk.database, tenant_id, name, ceiling_ncr=ceiling_ncr, now_us=desk.now_us())
     desk.changed()
-    (found,) = [share for share in projects.list_projects(desk.database, tenant_id, desk.now_us()) if share.project.name == name]
-    return _out(found)
+    return _out(projects.get_project(desk.database, tenant_id, name, desk.now_us()))
 
 
 def _out(share: Share) -> ProjectOut:

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel
 from billing.operations import rates
 from billing.rating import Rate
 from gateway.auth.admin import AdminDesk
+from gateway.auth.rehearsal import ChangingDesk
 from gateway.config.forms import PublicName, Text
 from gateway.config.prices import RateForm, rate_figures, variant_figures
 from gateway.wire.instants import from_us, to_us
@@ -53,7 +54,7 @@ class ProposalOut(BaseModel):
 
 
 @router.post("", summary="Set a model's rate", status_code=201)
-def create(body: RateNew, desk: AdminDesk) -> RateOut:
+def create(body: RateNew, desk: ChangingDesk) -> RateOut:
     """Set a model's rate from an instant on, in one step. To look before it applies, POST /admin/price-versions."""
     now_us = desk.now_us()
     effective_us = None if body.effective_at is None else to_us(body.effective_at)

@@ -3,14 +3,16 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import Query
+from fastapi import Query, Request, Response
 from pydantic import AliasChoices, BaseModel, Field, model_validator
 
 from billing.operations import subscriptions, tenants
 from billing.tenants.tenant import Tenant
 from gateway.auth.admin import AdminDesk, Desk
+from gateway.auth.rehearsal import ChangingDesk
 from gateway.config.forms import Currency, Form, Slug
 from gateway.wire.instants import from_us
+from gateway.wire.pages import show_next
 from gateway.wire.problems import problem_router
 
 router = problem_router("/tenants")
@@ -31,7 +33,12 @@ class TenantChange(Form):
 
     state: Literal["active", "suspended"] | None = None
     plan_id: Slug | None = None
-    when: Literal["now", "period-end"] | None = Field(None, description="of `plan_id`; absent: now, but a plan with fewer credits when the period ends")
+    when: str | None = Field(
+        None,
+        description="of `plan_id`: now, period-end, or the day in the tenant's zone on which a later period begins; absent: now, but a plan with fewer credits "
+        "when the period ends",
+        examples=["2027-01-10"],
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +69,8 @@ class TenantOut(BaseModel):
 
     id: str
     name: str
-    state: Literal["active", "suspended"]
+    state: Literal["active", "suspended", "closed"]
+    closes_at: datetime | None = Field(description="since when it is closed, or from when on it will be")
     plan_id: str | None
     plan_version: int | None
     period_start: datetime | None = Field(description="absent until the first request, where the plan's months begin with it")
@@ -90,10 +98,24 @@ def create(body: TenantNew, desk: AdminDesk) -> TenantOut:
 
 
 @router.get("", summary="List tenants")
-def index(desk: AdminDesk, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[TenantOut]:
-    """List tenants by id; the next page begins `after` the last id of this one."""
-    page = [tenant for tenant in tenants.list_tenants(desk.database) if tenant.id > after][:limit]
-    return [_out(desk, tenant) for tenant in page]
+def index(
+    desk: AdminDesk,
+    request: Request,
+    response: Response,
+    *,
+    state: Literal["active", "suspended", "closed"] | None = None,
+    plan_id: Annotated[str | None, Query(description="on this plan now, on any of its versions")] = None,
+    text: Annotated[str, Query(description="a part of the id or the name, in any case", max_length=200)] = "",
+    sort: Annotated[Literal["id", "name", "created", "-id", "-name", "-created"], Query(description="downwards with a - before it; ties by id")] = "id",
+    after: str = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[TenantOut]:
+    """List tenants; the next page begins `after` the last id of this one, and where there is one, a `Link` with `rel="next"` names it."""
+    now_us = desk.now_us()
+    page = tenants.page_tenants(desk.database, limit=limit, after=after, sort=sort, state=state, plan=plan_id, text=text, now_us=now_us)
+    show_next(request, response, page.after)
+    found = subscriptions.page_standings(desk.database, page.items, now_us)
+    return [TenantOut(**_figures(tenant, found[tenant.id], now_us)) for tenant in page.items]
 
 
 @router.get("/{tenant_id}", summary="Show a tenant")
@@ -103,7 +125,7 @@ def show(tenant_id: str, desk: AdminDesk) -> TenantOut:
 
 
 @router.patch("/{tenant_id}", summary="Suspend, resume or move a tenant")
-def change(tenant_id: str, body: TenantChange, desk: AdminDesk) -> TenantMoved:
+def change(tenant_id: str, body: TenantChange, desk: ChangingDesk) -> TenantMoved:
     """Suspend a tenant, make it active again, or move it to the newest version of a plan: more credits come at once, fewer when its period ends.
 
     A change that is still to come is replaced; naming the plan version that the tenant is on takes it back.
@@ -114,28 +136,29 @@ def change(tenant_id: str, body: TenantChange, desk: AdminDesk) -> TenantMoved:
     if body.state is not None:
         tenants.set_state(desk.database, tenant_id=tenant_id, state=body.state, now_us=desk.now_us())
     desk.changed()
-    return TenantMoved(**_figures(desk, tenants.get_tenant(desk.database, tenant_id)), said=said)
+    return TenantMoved(**_out(desk, tenants.get_tenant(desk.database, tenant_id)).model_dump(), said=said)
 
 
 @router.delete("/{tenant_id}/next-plan", summary="Take back a change of plan")
 def stay(tenant_id: str, desk: AdminDesk) -> TenantOut:
-    """Take back the change of plan that is to come when the period ends."""
+    """Take back the change of plan, or the closing, that is to come."""
     subscriptions.cancel_change(desk.database, tenant_id, desk.now_us())
     desk.changed()
     return _out(desk, tenants.get_tenant(desk.database, tenant_id))
 
 
 def _out(desk: Desk, tenant: Tenant) -> TenantOut:
-    return TenantOut(**_figures(desk, tenant))
+    now_us = desk.now_us()
+    return TenantOut(**_figures(tenant, subscriptions.standing(desk.database, tenant.id, now_us), now_us))
 
 
-def _figures(desk: Desk, tenant: Tenant) -> dict[str, Any]:
-    found = subscriptions.standing(desk.database, tenant.id, desk.now_us())
+def _figures(tenant: Tenant, found: subscriptions.Standing, now_us: int) -> dict[str, Any]:
     coming = found.next
     return {
         "id": tenant.id,
         "name": tenant.name,
-        "state": tenant.state,
+        "state": tenant.state_at(now_us),
+        "closes_at": None if tenant.closes_us is None else from_us(tenant.closes_us),
         "plan_id": found.current.plan if found.current else None,
         "plan_version": found.current.version if found.current else None,
         "period_start": from_us(found.period.start_us) if found.period else None,

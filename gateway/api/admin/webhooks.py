@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Query, Request
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 
 from billing.alerts.webhook import ALERTS, EVENTS, Delivery, Webhook
@@ -11,6 +11,7 @@ from billing.operations import webhooks
 from gateway.auth.admin import AdminDesk
 from gateway.config.forms import Form, Slug
 from gateway.wire.instants import from_us
+from gateway.wire.pages import show_next
 from gateway.wire.problems import problem_router
 
 router = problem_router("/webhooks")
@@ -87,9 +88,19 @@ def add(body: WebhookNew, desk: AdminDesk, request: Request) -> WebhookAdded:
 
 
 @router.get("", summary="List webhooks")
-def index(desk: AdminDesk) -> list[WebhookOut]:
-    """List every endpoint, oldest first."""
-    return [_out(webhook) for webhook in webhooks.list_webhooks(desk.database)]
+def index(
+    desk: AdminDesk,
+    request: Request,
+    response: Response,
+    *,
+    tenant_id: str | None = None,
+    after: str = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> list[WebhookOut]:
+    """List endpoints, oldest first. The next page begins `after` the last id, and a `Link` with `rel="next"` names it."""
+    page = webhooks.page_webhooks(desk.database, limit=limit, after=after, tenant_id=tenant_id)
+    show_next(request, response, page.after)
+    return [_out(webhook) for webhook in page.items]
 
 
 @router.get("/deliveries", summary="List what was sent to webhooks")

@@ -152,7 +152,7 @@ def test_both_ways_may_be_asked_for_otherwise(acme: Database) -> None:
     assert balance(acme, "acme", NOW + 2 * DAY).plan == "free"
     assert given(acme, NOW + 2 * DAY) == 1000 * CREDIT, "what the month has promised stays"
     assert given(acme, MONTH.end_us) == 100 * CREDIT
-    with pytest.raises(Invalid, match="now or period-end"):
+    with pytest.raises(Invalid, match="now, period-end, or the day"):
         subscriptions.change_plan(acme, "acme", "max", NOW + 2 * DAY, when="tomorrow")
 
 
@@ -195,11 +195,12 @@ def test_changes_of_plan_and_first_looks_at_once_give_each_period_once(acme: Dat
 
 
 def test_a_change_that_is_previewed_changes_nothing_and_says_the_same(acme: Database) -> None:
-    planned = subscriptions.preview_plan(acme, "acme", "max", NOW + DAY)
+    with acme.rehearsing() as tried:
+        planned = subscriptions.change_plan(tried, "acme", "max", NOW + DAY)
     assert balance(acme, "acme", NOW + DAY).plan == "pro"
     assert subscriptions.change_plan(acme, "acme", "max", NOW + DAY) == planned
-    with pytest.raises(NotFound, match="no plan `gold`"):
-        subscriptions.preview_plan(acme, "acme", "gold", NOW)
+    with pytest.raises(NotFound, match="no plan `gold`"), acme.rehearsing() as tried:
+        subscriptions.change_plan(tried, "acme", "gold", NOW)
 
 
 def test_every_active_key_has_its_own_credits_and_no_other(acme: Database) -> None:

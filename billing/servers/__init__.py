@@ -1,0 +1,1 @@
+"""What an admin said of model servers while the gateways run: which are drained, and their shares."""
