@@ -58,7 +58,11 @@ def import_tenants(db: Database, data: bytes, now_us: int, *, update: bool = Fal
 
     def work(session: Session) -> list[Done]:
         store.note_change(session, None, now_us)
-        return _Import(session, now_us, update, shown).run(rows, list(faults))
+        job = _Import(session, now_us, update, shown)
+        done = job.run(rows, list(faults))
+        for action, tenant_id, before, after in job.changes:
+            record(session, now_us, action=action, tenant_id=tenant_id, subject=tenant_id, before=before, after=after)
+        return done
 
     return db.retrying(work)
 
@@ -71,6 +75,7 @@ class _Import:
         self._shown = shown
         self._faults: list[Fault] = []
         self._versions: dict[str, PlanVersion | None] = {}
+        self.changes: list[tuple[str, str, object | None, object]] = []  # for the audit log: action, tenant, before, after
 
     def run(self, rows: Sequence[Row], faults: list[Fault]) -> list[Done]:
         self._faults = faults
@@ -212,15 +217,14 @@ class _Import:
                 store.set_state(self._session, tenant.id, tenant.state)
             if one.plan is not None:
                 self._move(one.row, tenant, one.plan)
-        self._record(one, known)
+        self._note_change(one, known)
         return Done(line=one.row.line, id=tenant.id, action=action)
 
-    def _record(self, one: _Wanted, known: _Known | None) -> None:
+    def _note_change(self, one: _Wanted, known: _Known | None) -> None:
         before = None if known is None else {"tenant": known.tenant, "profile": known.profile}
         profile = one.profile if one.profile is not None or known is None else known.profile
         after = {"tenant": one.tenant, "profile": profile} | ({"plan": one.plan} if known is None else {})
-        action = "tenant.create" if known is None else "tenant.change"
-        record(self._session, self._now_us, action=action, tenant_id=one.tenant.id, subject=one.tenant.id, before=before, after=after)
+        self.changes.append(("tenant.create" if known is None else "tenant.change", one.tenant.id, before, after))
 
     def _move(self, row: Row, tenant: Tenant, plan: str) -> None:
         try:

@@ -51,7 +51,10 @@ def preview(db: Database, tenant_id: str, now_us: int, *, at_us: int | None = No
             raise Conflict(f"tenant `{tenant_id}` has no period yet: its months begin with its first request")
         closed = periods.get_closed(session, tenant_id, span.start_us)
         facts = closing.closing(session, [(holder, span)], now_us)[0] if closed is None else closed.facts
-        return closing.write_draft(session, holder, facts)
+        document = closing.write_draft(session, holder, facts)
+        last = periods.last_closed(session, [tenant_id]).get(tenant_id)
+        follows = closed is not None or span.first or (last is not None and last.facts.end_us == span.start_us)
+        return document if follows else msgspec.structs.replace(document, credits=None)  # its opening is not known yet
 
 
 def list_invoices(

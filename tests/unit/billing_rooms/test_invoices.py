@@ -26,7 +26,7 @@ from billing.operations import grants, invoices, ledger, periods, plans, subscri
 from billing.plans.terms import PlanTerms
 from billing.tenants.profile import Party, Profile
 from billing.tenants.store import set_profile
-from billing.usage.event import UsageEvent
+from billing.usage.event import Lane, UsageEvent
 from billing.usage.writer import book
 from tests.books import event
 
@@ -65,7 +65,7 @@ def allowed(db: Database, name: str, when_us: int) -> None:
 NUMBER = iter(range(1, 10**9))
 
 
-def used(db: Database, name: str, when_us: int, charge: float, *, past: float = 0, period_us: int = BEGIN_US, lane: str = "fast", **more: Any) -> UsageEvent:
+def used(db: Database, name: str, when_us: int, charge: float, *, past: float = 0, period_us: int = BEGIN_US, lane: Lane = "fast", **more: Any) -> UsageEvent:
     """Book a request that cost so many credits, of which `past` were past them."""
     ncr, over = round(charge * CREDIT), round(past * CREDIT)
     one = event(
@@ -283,6 +283,8 @@ def test_what_would_be_invoiced_now_is_shown_without_writing_anything(db: Databa
     used(db, "acme", BEGIN_US + DAY_US, 5, past=5)
     document = checked(invoices.preview(db, "acme", BEGIN_US + 2 * DAY_US))
     assert amounts(document) == [("fee", "plan-acme", 100), ("usage", "m", 0), ("overage", "m", 5)]
+    assert document.credits is not None
+    assert invoices.preview(db, "acme", at("2026-12-02")).credits is None  # what it begins with is known when the one before is closed
     assert invoices.list_invoices(db) == []
     assert document.id == closed(db, "acme").id
 
