@@ -209,6 +209,8 @@ class LaneQueue:
 
     def _floor(self) -> int:
         """Return what a line that begins to wait is lifted to."""
+        if not self.waiting:
+            return self._virtual
         tops = [line.counter for heap in (self._heap, self._spare) if (line := _top(heap)) is not None]
         return min(tops) if tops else self._virtual
 
