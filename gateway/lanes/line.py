@@ -216,7 +216,7 @@ class LaneQueue:
 
     def _forget(self, line: Line) -> None:
         """Drop a line that is idle, unless its counter is still to be caught up with."""
-        if line.running or line.head() is not None:
+        if line.running or (line.tickets and line.head() is not None):
             return
         if line.counter <= self._virtual:
             self._lines.pop(line.tenant, None)

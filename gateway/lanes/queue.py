@@ -87,9 +87,12 @@ class FairQueue:
 
     def take(self, ticket: Ticket) -> bool:
         """Let a ticket run if it need pass nobody who could run and a slot is free for it; False: it is not taken in."""
-        slow = ticket.lane is SLOW
-        lane = self._slow if slow else self._fast
-        if not self._free(slow) or (lane.waiting and lane.eager()):
+        fast, slow = self._fast, self._slow
+        if ticket.lane is SLOW:
+            lane, free = slow, self._free(True)
+        else:
+            lane, free = fast, fast.running + slow.running < self.slots  # `_free`, written out for nearly every request
+        if not free or (lane.waiting and lane.eager()):
             return False
         line = lane.line(ticket.tenant)
         if line.tickets:  # its tenant's own wait before it
