@@ -55,6 +55,10 @@ class FairQueue:
         """How many tickets wait in a lane."""
         return self._lane(lane).waiting
 
+    def waited_for(self) -> bool:
+        """Tell whether any ticket waits."""
+        return bool(self._fast.waiting or self._slow.waiting)
+
     def depth_max(self, lane: Lane) -> int:
         """How many tickets may wait in a lane."""
         return self._lane(lane).depth_max

@@ -67,7 +67,8 @@ def read_call(body: bytes, endpoint: Endpoint, request_id: str) -> tuple[Call, W
         raise BadRequest("`stream` is not offered for embeddings.", param="stream")
     options = member(members, "stream_options", StreamOptions) if stream else None
     call = Call(endpoint=endpoint, request_id=request_id, model=model, members=members, body_bytes=len(body), stream=stream)
-    call.wants_usage = bool(options and options.include_usage)
+    if options is not None and options.include_usage:
+        call.wants_usage = True
     return call, _wish(members, endpoint)
 
 

@@ -5,7 +5,8 @@ loop would. `--profile` lists the functions. With valgrind the instructions of t
 
     valgrind --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file=.bench/road python -m tests.bench.road --instructions plain
 
-leaves a file for each thread (`.bench/road-01` is the event loop's), whose `totals` are of `--count` requests (streams of 100 chunks; with `long`, prompts of 300 kB).
+leaves a file for each thread (`.bench/road-01` is the event loop's), whose `totals` are of `--count` requests (streams of 100 chunks; with `long`,
+prompts of 300 kB). What runs by the clock beside the requests is stopped for it, or valgrind's slowness would count as theirs.
 """
 
 import argparse
