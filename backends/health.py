@@ -53,8 +53,7 @@ def eject(replica: Replica, now_s: float) -> None:
 
 def answered(replica: Replica) -> None:
     """Note an exchange that went well to its end: nothing is held against the replica any more."""
-    replica.failures = 0
-    replica.ejections = 0
+    replica.failures = replica.ejections = 0
     replica.ejected_until_s = 0.0
 
 

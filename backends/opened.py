@@ -74,7 +74,8 @@ class Opened(msgspec.Struct, eq=False):
             self._failed(self.replica, str(error))
 
     def _close(self) -> bool:
-        was, self._open = self._open, False
-        if was:
-            self.replica.inflight -= 1
-        return was
+        if not self._open:
+            return False
+        self._open = False
+        self.replica.inflight -= 1
+        return True

@@ -318,9 +318,10 @@ class Pool:
             )  # fmt: skip
 
     def _take(self, tried: list[str]) -> Replica | None:
-        now_s, candidates = self._monotonic_s(), self.replicas
+        candidates = self.replicas
         replica = candidates[0]
-        if tried or len(candidates) > 1 or replica.draining or replica.ejected_until_s > now_s:
+        if tried or len(candidates) > 1 or replica.draining or replica.ejected_until_s:
+            now_s = self._monotonic_s()
             candidates = [item for item in candidates if health.usable(item, now_s) and item.name not in tried]
             if not candidates:
                 return None

@@ -1,13 +1,13 @@
 """One server that can answer: its address, and what is known of it now."""
 
+from dataclasses import dataclass
 from urllib.parse import urlsplit
-
-import msgspec
 
 from backends.transport.seam import Origin
 
 
-class Replica(msgspec.Struct, kw_only=True):
+@dataclass(slots=True, kw_only=True, eq=False)
+class Replica:
     """A replica of a backend. `base_path` is what stands before the endpoint ("/v1"); `inflight` counts exchanges under way."""
 
     name: str

@@ -60,6 +60,7 @@ _NOT_PROMPT = frozenset(
 _TEXT_MEMBERS = frozenset("role content text name arguments tool_calls function function_call reasoning_content reasoning refusal output summary input".split())
 _WINDOW_BYTES = 64 * 1024  # a large member is looked through in pieces, so that 20 MB of images are never copied as a whole
 _OVERLAP_BYTES = 256  # more than a marker is long
+_LEAPS_MAX = 32  # from quote to quote, before a window is taken for one that has many
 # A string that is a medium or points to one. Quotes inside JSON strings are escaped, so no text can look like it.
 _MEDIUM = re.compile(rb'"(url|image_url|audio_url|video_url|file_url|file_data|file_id|image|data)"\s*:\s*"(data:[a-z]*)?')
 
@@ -149,7 +150,7 @@ def _media(view: memoryview) -> tuple[int, int]:
     data_bytes = tokens = position = 0
     while position < len(view):
         window = bytes(view[position : position + _WINDOW_BYTES])
-        found = _MEDIUM.search(window)
+        found = _first_medium(window)
         if found is None:
             position += _WINDOW_BYTES - _OVERLAP_BYTES
             continue
@@ -159,6 +160,19 @@ def _media(view: memoryview) -> tuple[int, int]:
         position = _closing_quote(view, start)
         data_bytes += position - start
     return data_bytes, tokens
+
+
+def _first_medium(window: bytes) -> re.Match[bytes] | None:
+    """Find the first medium. A long text has few quotes, and from one to the next is a leap thirty times as fast as the search, which reads each byte."""
+    quote = -1
+    for _ in range(_LEAPS_MAX):
+        quote = window.find(b'"', quote + 1)
+        if quote < 0:
+            return None
+        found = _MEDIUM.match(window, quote)
+        if found is not None:
+            return found
+    return _MEDIUM.search(window, quote + 1)
 
 
 def _tokens_of(kind: bytes) -> int:

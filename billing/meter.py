@@ -4,11 +4,7 @@
 accident. `reasoning` is a part of `output` and is priced only through it, unless a rate prices it apart.
 """
 
-from collections.abc import Iterator
-from itertools import compress
-
 import msgspec
-from msgspec.structs import astuple
 
 from billing.errors import Invalid
 
@@ -48,10 +44,36 @@ def count_max(bucket: str) -> int:
 _MOST = {bucket: count_max(bucket) for bucket in BUCKETS}
 
 
-def used(meter: Meter) -> Iterator[tuple[str, int]]:
-    """Give the buckets that count anything, in their order: of thirteen mostly three, so every request is spared a walk over the others."""
-    counts = astuple(meter)
-    return compress(zip(BUCKETS, counts), counts)  # noqa: B905 - they are as long, and to have that looked at takes as long as all the rest
+def used(meter: Meter) -> list[tuple[str, int]]:
+    """Give the buckets that count anything, in the order of `BUCKETS`. Written out: every request asks thrice, and a loop takes four times as long."""
+    found: list[tuple[str, int]] = []
+    if meter.input:
+        found.append(("input", meter.input))
+    if meter.cache_read:
+        found.append(("cache_read", meter.cache_read))
+    if meter.cache_write_5m:
+        found.append(("cache_write_5m", meter.cache_write_5m))
+    if meter.cache_write_1h:
+        found.append(("cache_write_1h", meter.cache_write_1h))
+    if meter.audio_in:
+        found.append(("audio_in", meter.audio_in))
+    if meter.image_in:
+        found.append(("image_in", meter.image_in))
+    if meter.output:
+        found.append(("output", meter.output))
+    if meter.audio_out:
+        found.append(("audio_out", meter.audio_out))
+    if meter.reasoning:
+        found.append(("reasoning", meter.reasoning))
+    if meter.images:
+        found.append(("images", meter.images))
+    if meter.seconds:
+        found.append(("seconds", meter.seconds))
+    if meter.requests:
+        found.append(("requests", meter.requests))
+    if meter.searches:
+        found.append(("searches", meter.searches))
+    return found
 
 
 def check(meter: Meter) -> Meter:

@@ -155,10 +155,11 @@ def rate(meter: Meter, card: PriceList, *, lane: str | None = "fast", service_ti
     if card.free:
         return 0
     prices = prices_at(card, input_total(meter), lane, service_tier) if card.variants else card.prices
-    apart = meter.reasoning if meter.reasoning and "reasoning" in prices else 0
+    reasoning = meter.reasoning
+    apart = reasoning if reasoning and "reasoning" in prices else 0
     total = 0
     for bucket, count in used(meter):
-        if meter.reasoning:
+        if reasoning:
             if bucket == "output":
                 count -= apart
             elif bucket == "reasoning" and not apart:

@@ -14,7 +14,7 @@ Buffer = bytes | bytearray | memoryview
 Take = Callable[[bytes], bool]  # takes a piece of a body; False: no more for now
 
 
-class Origin(msgspec.Struct, frozen=True):
+class Origin(msgspec.Struct, frozen=True, cache_hash=True):
     """Where a connection goes. `scheme` is http or https."""
 
     scheme: str

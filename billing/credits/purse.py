@@ -103,18 +103,24 @@ class Claims:
     @property
     def free_ncr(self) -> int:
         """What a new hold may take in this process."""
+        if (only := self.only) is not None:  # written out, here and below, for each request asks several times
+            return only.lease_ncr - only.unflushed_ncr - only.held_ncr - only.returning_ncr
         free = sum([max(0, purse.free_ncr) for purse in self.purses]) if len(self.purses) != 1 else self.purses[0].free_ncr
         return min([free, *(ceiling.free_ncr for ceiling in self.ceilings)]) if self.ceilings else free
 
     @property
     def remaining_ncr(self) -> int:
         """What such requests have left in the whole tenant, running ones' holds among it; below 0 only by debt. This is what a client is shown."""
+        if (only := self.only) is not None:
+            return only.left_ncr - only.unflushed_ncr
         left = self.purses[0].remaining_ncr if len(self.purses) == 1 else sum([max(0, purse.remaining_ncr) for purse in self.purses])
         return min([left, *(ceiling.remaining_ncr for ceiling in self.ceilings)]) if self.ceilings else left
 
     @property
     def unheld_ncr(self) -> int:
         """What is left when the holds of this process are counted as used: the measure of a standing."""
+        if (only := self.only) is not None:
+            return only.left_ncr - only.unflushed_ncr - only.held_ncr
         if len(self.purses) == 1:
             unheld = self.purses[0].remaining_ncr - self.purses[0].held_ncr
         else:  # what the tenant owes takes nothing from a seat
@@ -124,6 +130,8 @@ class Claims:
     @property
     def limit_ncr(self) -> int:
         """What was granted to such requests, or may be taken by them, in the period."""
+        if self.only is not None:
+            return self.only.limit_ncr
         limit = self.purses[0].limit_ncr if len(self.purses) == 1 else sum([purse.limit_ncr for purse in self.purses])
         return min([limit, *(ceiling.limit_ncr for ceiling in self.ceilings)]) if self.ceilings else limit
 

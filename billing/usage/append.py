@@ -5,20 +5,14 @@ up to five milliseconds: the event loop would wait that long twice a request.
 """
 
 import ctypes
-import errno
 import os
 
-_libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL: calls hold the lock
-_libc.write.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
-_libc.write.restype = ctypes.c_ssize_t
+_write = ctypes.PyDLL(None).write  # PyDLL: calls hold the lock
+_write.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
+_write.restype = ctypes.c_ssize_t
 
 
 def append(fd: int, data: bytes) -> int:
     """Write bytes at a file's end and return how many were taken, as `os.write` does. Raises `OSError`."""
-    while True:
-        written: int = _libc.write(fd, data, len(data))
-        if written >= 0:
-            return written
-        code = ctypes.get_errno()
-        if code != errno.EINTR:
-            raise OSError(code, os.strerror(code))
+    written: int = _write(fd, data, len(data))
+    return written if written >= 0 else os.write(fd, data)  # which says why not, or goes on after a signal

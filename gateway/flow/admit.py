@@ -55,7 +55,8 @@ async def admit(services: "Services", received: Received) -> Admitted:
             f"The model `{model}` has no rate and cannot be used. An admin sets one with: weir rate set {model} --input CREDITS --output CREDITS, or --free.",
             param="model",
         )
-    received.call.service_tier = priced.sold(received.wish.service_tier)
+    if received.wish.service_tier is not None:
+        received.call.service_tier = priced.sold(received.wish.service_tier)
     limiter = services.limiter
     limits = limiter.admit(principal, received.at_us) if limiter.shared is None else await limiter.admit_shared(principal, received.at_us)
     account = services.accounts.get(tenant_id) or await account_of(services, principal, model)  # last: nothing is awaited between it and its hold

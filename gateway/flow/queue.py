@@ -32,7 +32,8 @@ def enter_if_free(services: "Services", settler: Settler, attempt: "Attempt") ->
     delayed = reserved.lane is SLOW and reserved.admitted.terms.slow_delay_ms and not settler.attempts
     if delayed or not gate.enter_if_free(ticket):
         return None
-    _note_wait(services, reserved.lane, 0)
+    services.metrics.waited(reserved.lane.text, 0)
+    services.board.waited(reserved.lane, 0, reserved.admitted.received.at_us)
     settler.place = Place(attempt, gate, ticket)
     return settler.place
 

@@ -31,7 +31,7 @@ async def serve(services: "Services", endpoint: Endpoint, caller: Caller) -> Non
     request_id = uuid7(at_us)
     headers = caller.headers
     shown_id = names.request_id(headers, request_id)
-    model, principal = "", None
+    model, principal, settler = "", None, None
     metrics.inflight += 1
     try:
         principal = await authenticate(services, secret_of(headers))  # before the body: a stranger's is not even read
@@ -44,8 +44,6 @@ async def serve(services: "Services", endpoint: Endpoint, caller: Caller) -> Non
             call.traceparent = traceparent.decode("latin-1")
         received = Received(principal=principal, shown_id=shown_id, call=call, wish=wish, at_us=at_us, at_s=at_s)
         settler = await caller.while_there(run(services, received, caller))
-        if settler is not None:
-            _count(services, settler, endpoint)
     except Refusal as refusal:
         metrics.refused(refusal.code or str(refusal.status))
         who = {} if principal is None else {"tenant": principal.tenant_id, "key": principal.key_id, "model": model}
@@ -70,15 +68,16 @@ async def serve(services: "Services", endpoint: Endpoint, caller: Caller) -> Non
             raise
     finally:
         metrics.inflight -= 1
-        metrics.requested(endpoint, model, caller.status or 499, clock.monotonic_s() - at_s)
+        ended_s = clock.monotonic_s()
+        metrics.requested(endpoint, model, caller.status or 499, ended_s - at_s)
+        if settler is not None:
+            _count(services, settler, endpoint, ended_s)
 
 
-def _count(services: "Services", settler: Settler, endpoint: str) -> None:
+def _count(services: "Services", settler: Settler, endpoint: str, ended_s: float) -> None:
     received, metrics = settler.reserved.admitted.received, services.metrics
-    ended_s = settler.sent_s
-    if settler.first_us is None:
-        ended_s = services.clock.monotonic_s()
-    else:
+    if settler.first_us is not None:
+        ended_s = settler.sent_s
         metrics.first_token(endpoint, received.call.model, (settler.first_us - received.at_us) / 1e6)
     own_s = ended_s - received.at_s - settler.queue_us / 1e6 - settler.upstream_s
     metrics.own_time(endpoint, max(0.0, own_s))

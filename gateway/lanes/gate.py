@@ -104,11 +104,13 @@ class Gate:
         """Give the slot back with what was really used (weighted tokens), and wake those who run next. Harmless the second time."""
         if not ticket.left:
             ticket.left = True
-            now_us = self._now_us()
-            self.queue.done(ticket, cost, now_us)
-            if self.queue.slots != self._slots:
+            queue, waited_for = self.queue, self.queue.waited_for()
+            now_us = self._now_us() if waited_for else 0  # where nobody waits no time is asked for
+            queue.done(ticket, cost, now_us)
+            if queue.slots != self._slots:
                 self._fit()
-            self._wake(now_us)
+            if waited_for:
+                self._wake(now_us)
 
     def recall(self, tenant: str) -> None:
         """Wake a tenant's requests in the slow lane: it has credits again."""

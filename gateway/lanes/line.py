@@ -227,12 +227,14 @@ class LaneQueue:
 
     def _floor(self) -> int:
         """Return what a line that begins to wait is lifted to."""
+        if not self.waiting:
+            return self._virtual
         tops = [line.counter for heap in (self._heap, self._spare) if (line := _top(heap)) is not None]
         return min(tops) if tops else self._virtual
 
     def _forget(self, line: Line) -> None:
         """Drop a line that is idle, unless its counter is still to be caught up with."""
-        if line.running or line.head() is not None:
+        if line.running or (line.tickets and line.head() is not None):
             return
         if line.counter <= self._virtual:
             self._lines.pop(line.tenant, None)

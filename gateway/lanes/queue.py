@@ -55,6 +55,10 @@ class FairQueue:
         """How many tickets wait in a lane."""
         return self._lane(lane).waiting
 
+    def waited_for(self) -> bool:
+        """Tell whether any ticket waits."""
+        return bool(self._fast.waiting or self._slow.waiting)
+
     def depth_max(self, lane: Lane) -> int:
         """How many tickets may wait in a lane."""
         return self._lane(lane).depth_max
@@ -91,9 +95,12 @@ class FairQueue:
 
     def take(self, ticket: Ticket) -> bool:
         """Let a ticket run if it need pass nobody who could run and a slot is free for it; False: it is not taken in."""
-        slow = ticket.lane is SLOW
-        lane = self._slow if slow else self._fast
-        if not self._free(slow) or (lane.waiting and lane.eager()):
+        fast, slow = self._fast, self._slow
+        if ticket.lane is SLOW:
+            lane, free = slow, self._free(True)
+        else:
+            lane, free = fast, fast.running + slow.running < self.slots  # `_free`, written out for nearly every request
+        if not free or (lane.waiting and lane.eager()):
             return False
         line = lane.line(ticket.tenant)
         if line.tickets:  # its tenant's own wait before it

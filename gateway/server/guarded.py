@@ -89,7 +89,7 @@ class Guarded(HttpToolsProtocol):
             self._too_long = True
             raise ValueError(TOO_LONG)  # which makes the parser stop, and uvicorn call `send_400_response`
         named = by_name(self.headers)
-        expects = b"100-continue" in named.get(b"expect", b"").lower()
+        expects = b"expect" in named and b"100-continue" in named[b"expect"].lower()
         if self._begin_hot(named, expects):
             return
         url, headers = self.url, self.headers

@@ -48,8 +48,10 @@ class Road(Metrics):
 
     def settled(self, model: str, backend: str, meter: Meter, source: str) -> None:
         """Count the tokens of a settled request, by bucket."""
+        cells = self.tokens.cells  # one look-up less of each than `add` takes
         for kind, count in used(meter):
-            self.tokens.add((model, backend, kind), count)
+            labels = (model, backend, kind)
+            cells[labels] = cells.get(labels, 0) + count
         if source != "reported":
             self.usage_estimated.add((model,))
 

@@ -5,7 +5,8 @@ loop would. `--profile` lists the functions. With valgrind the instructions of t
 
     valgrind --tool=callgrind --instr-atstart=no --separate-threads=yes --callgrind-out-file=.bench/road python -m tests.bench.road --instructions plain
 
-leaves a file for each thread (`.bench/road-01` is the event loop's), whose `totals` are of `--count` requests (or streams of 100 chunks).
+leaves a file for each thread (`.bench/road-01` is the event loop's), whose `totals` are of `--count` requests (streams of 100 chunks; with `long`,
+prompts of 300 kB). What runs by the clock beside the requests is stopped for it, or valgrind's slowness would count as theirs.
 """
 
 import argparse
@@ -36,6 +37,8 @@ from tests.bench.rig import bodies  # noqa: E402
 from tests.house import House, open_house  # noqa: E402
 
 CHUNKS = 100
+LONG_BYTES = 300_000  # a prompt that is long
+SEGMENT_BYTES = 65_536  # what a socket hands over at once
 ANSWER = {"id": "chatcmpl-1", "created": 1, "model": "mock"}
 USAGE = {"prompt_tokens": 57, "completion_tokens": CHUNKS, "total_tokens": 57 + CHUNKS}
 BACKEND = {"urls": ["http://127.0.0.1:9/v1"], "slots": 64, "probe_every_s": 3600}
@@ -82,7 +85,7 @@ def streamed() -> list[bytes]:
 class Road:
     """A gateway between a client and a server that are both here."""
 
-    def __init__(self, house: House, *, stream: bool) -> None:
+    def __init__(self, house: House, *, stream: bool = False, prompt_bytes: int = 0) -> None:
         self.loop = asyncio.get_running_loop()
         self.segments = streamed() if stream else whole()
         pool = house.services.pools["m"]
@@ -92,7 +95,10 @@ class Road:
         transport.pool.put(connection)
         self.client: Any = house.server._protocol()
         self.client.connection_made(cast(Any, Socket(self.answered)))
-        body = json.dumps({**bodies()["stream" if stream else "plain"], "model": "m"}).encode()
+        said: dict[str, Any] = {**bodies()["stream" if stream else "plain"], "model": "m"}
+        if prompt_bytes:
+            said["messages"] = [{"role": "user", "content": ("A weir lets water pass over it. " * (prompt_bytes // 32 + 1))[:prompt_bytes]}]
+        body = json.dumps(said).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.key}\r\nContent-Type: application/json\r\n"
         self.request = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
         self.end = b"0\r\n\r\n" if stream else b"}"
@@ -112,7 +118,10 @@ class Road:
         """Send requests, one after another."""
         for _ in range(count):
             self.done = self.loop.create_future()
-            self.client.data_received(self.request)
+            for start in range(0, len(self.request), SEGMENT_BYTES):
+                self.client.data_received(self.request[start : start + SEGMENT_BYTES])
+                if start + SEGMENT_BYTES < len(self.request):
+                    await asyncio.sleep(0)
             await self.done
             await asyncio.sleep(0)
 
@@ -126,9 +135,13 @@ async def count_instructions(options: argparse.Namespace) -> None:
     """Have callgrind, under which this runs, count what a warm gateway does for `--count` requests."""
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
-        async with open_house(Path(folder), {"m": BACKEND}, plan={"allowance_ncr": 9 * 10**15}) as house:
-            road = Road(house, stream=options.instructions == "stream")
+        async with open_house(Path(folder), {"m": BACKEND}, plan={"allowance_ncr": 9 * 10**15}, config="books: {flush_ms: 10000}\n") as house:
+            kind = options.instructions
+            road = Road(house, stream=kind == "stream", prompt_bytes=LONG_BYTES if kind == "long" else 0)
             await road.drive(100)
+            for task in asyncio.all_tasks():
+                if not task.get_name().startswith("Task-"):  # what runs beside by the clock, under which valgrind is fifty times slower
+                    task.cancel()
             settle_heap()
             instrument("on")
             await road.drive(options.count)
@@ -167,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2000, help="requests a round; a hundredth of it streams")
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="list the N functions that take most")
-    parser.add_argument("--instructions", choices=("plain", "stream"), help="count them, under valgrind")
+    parser.add_argument("--instructions", choices=("plain", "stream", "long"), help="count them, under valgrind")
     options = parser.parse_args()
     uvloop.run(measure(options) if options.instructions is None else count_instructions(options))
 

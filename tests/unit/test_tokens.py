@@ -159,6 +159,16 @@ def test_media_are_found_wherever_a_window_ends() -> None:
         assert 2 * IMAGE_TOKENS_MAX + text <= bound <= 2 * IMAGE_TOKENS_MAX + text + 700
 
 
+@pytest.mark.parametrize("quotes", [0, 10, 30, 31, 32, 33, 40, 5000])
+def test_media_are_found_behind_any_number_of_quotes(quotes: int) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+    sound = {"input_audio": {"data": "A" * 100_000, "format": "wav"}}  # names no type
+    text = '"' * quotes + "x" * 70_000
+    bound = prompt_bound(user([{"type": "text", "text": text}, image, sound]))
+    media = IMAGE_TOKENS_MAX + AUDIO_TOKENS_MAX
+    assert media + len(text) <= bound <= media + len(text) + quotes + 700
+
+
 def test_a_text_that_looks_like_an_image_is_text() -> None:
     fake = '{"url":"data:image/png;base64,' + "A" * 1000
     assert prompt_bound(user([{"type": "text", "text": fake}])) >= 1000 + TEMPLATE_TOKENS
