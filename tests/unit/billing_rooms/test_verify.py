@@ -44,11 +44,8 @@ def in_order(db: Database) -> None:
     book_now(db, dated(1, 30, purses={"models:m": 20, "": 10, "cap:key:key_1": 30}), dated(2, 90, project="p"), dated(3, 5, cover_ncr=0, lane="slow"))
     book_now(db, dated(4, 60), dated(5, 7, cover_ncr=2), dated(6, 60, tenant_id="other", outcome="recovered"))
     with db.write() as session:
-        session.execute(
-            text(
-                "INSERT INTO tenant (id, name, state, currency, timezone, created_us) SELECT 'quiet', 'quiet', state, currency, timezone, created_us FROM tenant WHERE id = 'acme'"
-            )
-        )
+        same = "state, currency, timezone, created_us"
+        session.execute(text(f"INSERT INTO tenant (id, name, {same}) SELECT 'quiet', 'quiet', {same} FROM tenant WHERE id = 'acme'"))
         leases.register(session, Replica(id="r", beat=1, host="h", pid=1, started_us=START_US))
         leases.put(session, [Lease(tenant_id="acme", purse="models:m", replica_id="r", amount_ncr=30, valid_until_us=START_US + HOUR_US)])
 
