@@ -80,7 +80,7 @@ def test_422_for_a_month_that_is_none(api: AdminApi, path: str, month: str) -> N
 
 
 def test_422_for_a_format_that_is_none(api: AdminApi) -> None:
-    assert fields(problem(api.http.get("/finance/usage", params={"month": "2026-11", "format": "xlsx"}), 422, "invalid")) == ["format"]
+    assert fields(problem(api.http.get("/finance/usage", params={"month": "2026-11", "format": "docx"}), 422, "invalid")) == ["format"]
 
 
 @pytest.mark.parametrize("path", ["/admin/usage", "/finance/usage", "/finance/invoices"])

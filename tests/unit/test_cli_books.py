@@ -235,7 +235,7 @@ def test_the_ledger_is_verified_and_a_difference_ends_with_1(weir: Weir, databas
         (("rate", "set", "m", "--free", "--input", "1", "--output", "1"), "a free model has no prices"),
         (("rate", "import", "m"), "--credits-per-usd is missing"),
         (("usage", "export", "--month", "2026-13"), "month"),
-        (("usage", "export", "--month", "2026-11", "--format", "xlsx"), "format: `xlsx`"),
+        (("usage", "export", "--month", "2026-11", "--format", "docx"), "format: `docx`"),
         (("usage", "show", "nobody"), "there is no tenant `nobody`"),
         (("invoice", "export", "--month", "november"), "month"),
         (("tenant", "list", "--config", "absent.yaml"), "absent.yaml: cannot be read"),
