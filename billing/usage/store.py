@@ -179,7 +179,8 @@ def span_sums(session: Session, tenant_ids: Iterable[str], starts_us: Sequence[i
 
 
 def _span_sum(row: Row[Any]) -> SpanSum:
-    tenant_id, span, model, project, requests, unreported, *figures = row
+    values: list[Any] = list(row)
+    (tenant_id, span, model, project, requests, unreported), figures = values[:6], values[6:]
     units = tuple(int(count) for count in figures[: len(BUCKETS)])
     charge, covered, debt, excess, overage = (int(ncr) for ncr in figures[len(BUCKETS) :])
     return SpanSum(

@@ -76,6 +76,7 @@ def export(
     by: Annotated[str, typer.Option("--by", help="day, or request: one row per request, with the id its answer carried")] = "day",
     form: FileFormatOption = "csv",
     tenant: TenantOption = None,
+    *,
     from_day: Annotated[str | None, typer.Option("--from-day", help="with --by request: no request before this day, like 2026-11-03")] = None,
     to_day: Annotated[str | None, typer.Option("--to-day", help="with --by request: none after this day")] = None,
     model: Annotated[str | None, typer.Option("--model", help="with --by request: of this model only")] = None,

@@ -12,7 +12,7 @@ import pytest
 
 from billing.db import Database
 from billing.errors import Invalid, NotFound
-from billing.exports import invoice, usage
+from billing.exports import invoice, invoice_lines, requests, usage
 from billing.grants.allowance import ensure_allowance
 from billing.grants.periods import month_span
 from billing.meter import Meter
@@ -109,7 +109,8 @@ def test_a_call_that_failed_is_no_answer_whose_usage_nobody_reported(acme: Datab
 
 def test_every_column_is_explained_to_who_reads_it() -> None:
     explained = set(re.findall(r"`([a-z_0-9]+)`", (Path(usage.__file__).parent / "README.md").read_text()))
-    assert {*(column.name for column in usage.COLUMNS), *invoice.COLUMNS} - explained == set()
+    columns = {column.name for of in (usage, requests, invoice_lines) for column in of.COLUMNS} | {*invoice.COLUMNS}
+    assert columns - explained == set()
 
 
 def test_the_same_month_exported_twice_is_the_same_bytes(acme: Database) -> None:

@@ -228,7 +228,7 @@ def test_ten_times_the_requests_take_no_more_memory(db: Database, form: str) -> 
         ({}, {"by": "request", "form": "focus"}, "FOCUS is a row per day"),
     ],
 )
-def test_what_cannot_be_narrowed_is_refused_in_words(books: Database, more: dict[str, str], options: dict[str, str], words: str) -> None:
+def test_what_cannot_be_narrowed_is_refused_in_words(books: Database, more: dict[str, str], options: dict[str, Any], words: str) -> None:
     with pytest.raises(Invalid) as refused:
         take(usage_file(books, Wanted(month="2026-11", **more), **options))
     assert words in str(refused.value)
