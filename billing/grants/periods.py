@@ -87,6 +87,11 @@ def day_span(at_us: int, timezone: str) -> tuple[int, int]:
     return midnight(day, timezone), midnight(day + timedelta(days=1), timezone)
 
 
+def day_begin(day: str, timezone: str) -> int:
+    """Return the instant at which a calendar day, written YYYY-MM-DD, begins in a zone."""
+    return midnight(date.fromisoformat(day), timezone)
+
+
 def month_span(month: str, timezone: str) -> tuple[int, int]:
     """Return [start_us, end_us) of a calendar month written YYYY-MM. Raises `Invalid` for any other text."""
     match = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", month, re.ASCII)

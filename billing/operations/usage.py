@@ -1,8 +1,4 @@
-"""What was used and what is left: a tenant's balance, a month's lines, and the files finance takes away. All of it only reads."""
-
-from collections.abc import Callable
-from decimal import Decimal
-from typing import Literal
+"""What was used and what is left: a tenant's balance, and a month's lines. All of it only reads."""
 
 import msgspec
 from sqlmodel import Session
@@ -11,21 +7,16 @@ from billing.credits import store as accounts
 from billing.credits.burndown import usable
 from billing.credits.store import PERIOD
 from billing.db import Database
-from billing.errors import Invalid
-from billing.exports import invoice, usage
+from billing.exports import invoice
 from billing.grants import periods
 from billing.grants import store as grants
 from billing.grants.allowance import due_grants, period_of
 from billing.grants.grant import Grant, burn_key
-from billing.money import price_of
+from billing.operations.month import daily_lines, tenants_of, version_of
 from billing.operations.tenants import require_tenant
 from billing.plans import store as plans
-from billing.plans.terms import PlanVersion, Subscription
-from billing.tenants import store as tenants
 from billing.tenants.tenant import Tenant
-from billing.usage import store as events
-from billing.usage.daily import DailyUsage, add_up
-from billing.usage.event import UsageEvent, overage_ncr
+from billing.usage.daily import DailyUsage
 
 
 class GrantStanding(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,15 +101,7 @@ def usage_rows(db: Database, month: str, tenant_id: str | None = None) -> list[D
     Raises `Invalid` (month, written YYYY-MM) and `NotFound` (tenant).
     """
     with db.read(long=True) as session:
-        return [line for tenant in _tenants(session, month, tenant_id) for line in _lines(session, tenant, month)]
-
-
-def export_usage(db: Database, month: str, *, format: Literal["csv", "json"] | str = "csv", tenant_id: str | None = None) -> bytes:
-    """Return a month's use as a file. Raises `Invalid` (month, format) and `NotFound` (tenant)."""
-    if format not in ("csv", "json"):
-        raise Invalid("format", f"format: `{format}` is not one; write csv or json")
-    rows = usage_rows(db, month, tenant_id)
-    return usage.to_csv(rows) if format == "csv" else usage.to_json(month, rows)
+        return list(daily_lines(session, tenants_of(session, month, tenant_id), month))
 
 
 def export_invoices(db: Database, month: str, *, tenant_id: str | None = None) -> bytes:
@@ -126,9 +109,12 @@ def export_invoices(db: Database, month: str, *, tenant_id: str | None = None) -
     with db.read(long=True) as session:
         lines = [
             invoice.Account(
-                tenant_id=tenant.id, tenant_name=tenant.name, fees=tuple(_fees(session, tenant, month)), usage=tuple(_lines(session, tenant, month))
+                tenant_id=tenant.id,
+                tenant_name=tenant.name,
+                fees=tuple(_fees(session, tenant, month)),
+                usage=tuple(daily_lines(session, [tenant], month)),
             )
-            for tenant in _tenants(session, month, tenant_id)
+            for tenant in tenants_of(session, month, tenant_id)
         ]
     return invoice.to_csv(month, lines)
 
@@ -139,38 +125,13 @@ def _grants_in_effect(session: Session, tenant_id: str, now_us: int) -> list[Gra
     return sorted([*current, *due], key=burn_key)
 
 
-def _tenants(session: Session, month: str, tenant_id: str | None) -> list[Tenant]:
-    periods.month_span(month, "UTC")  # a wrong month is refused also when there is no tenant yet
-    return [require_tenant(session, tenant_id)] if tenant_id is not None else tenants.all_tenants(session)
-
-
-def _lines(session: Session, tenant: Tenant, month: str) -> list[DailyUsage]:
-    start_us, end_us = periods.month_span(month, tenant.timezone)
-    found = events.events_between(session, start_us, end_us, tenant.id)
-    price = _pricing(session, plans.subscriptions_within(session, tenant.id, start_us, end_us))
-    return add_up(tenant.id, tenant.currency, found, lambda at_us: periods.day_of(at_us, tenant.timezone).isoformat(), price)
-
-
-def _pricing(session: Session, subscriptions: list[Subscription]) -> Callable[[UsageEvent], Decimal]:
-    """Return what an event's overage costs at the price of the plan that the tenant was on when the request began."""
-    terms = [(subscription, _version(session, subscription).terms) for subscription in subscriptions]
-
-    def price(event: UsageEvent) -> Decimal:
-        for subscription, plan in terms:
-            if subscription.started_us <= event.started_us and (subscription.ended_us is None or event.started_us < subscription.ended_us):
-                return price_of(overage_ncr(event), Decimal(plan.credit_price)) if plan.credit_price is not None else Decimal(0)
-        return Decimal(0)
-
-    return price
-
-
 def _fees(session: Session, tenant: Tenant, month: str) -> list[invoice.Fee]:
     start_us, end_us = periods.month_span(month, tenant.timezone)
     fees = []
     for subscription in plans.subscriptions_within(session, tenant.id, start_us, end_us):
         if subscription.anchor_us is None:
             continue  # its months begin with the first request
-        terms = _version(session, subscription).terms
+        terms = version_of(session, subscription).terms
         first = max(start_us, subscription.started_us, subscription.anchor_us)
         span = periods.period_at(subscription.anchor_us, tenant.timezone, first)
         while span.start_us < end_us and (subscription.ended_us is None or span.start_us < subscription.ended_us):
@@ -188,9 +149,3 @@ def _fees(session: Session, tenant: Tenant, month: str) -> list[invoice.Fee]:
                 )
             span = periods.period_at(subscription.anchor_us, tenant.timezone, span.end_us)
     return fees
-
-
-def _version(session: Session, subscription: Subscription) -> PlanVersion:
-    version = plans.get_version(session, subscription.plan, subscription.version)
-    assert version is not None, "a subscription names a version that exists: a foreign key"
-    return version

@@ -5,12 +5,13 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Row, Table, case, func, select, text
+from sqlalchemy import BigInteger, ColumnElement, Row, Table, case, func, literal, literal_column, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
 from billing.bulk import ENGINES, Insert, among, listed
 from billing.meter import BUCKETS, Meter
+from billing.usage.daily import SpanSum
 from billing.usage.event import UsageEvent
 from billing.usage.table import BooksRow, UsageConflictRow, UsageEventRow
 
@@ -155,14 +156,55 @@ def conflicts(session: Session, tenant_id: str | None = None, limit: int = 1000)
     return [Contradiction(told=event, booked=booked.get(event.id), seen_us=seen_us) for event, seen_us in told]
 
 
-def events_between(session: Session, start_us: int, end_us: int, tenant_id: str | None = None) -> Iterator[tuple[UsageEvent, int]]:
-    """Yield (event, covered_ncr) of requests that started in [start_us, end_us), by tenant, start and id: the same order every time."""
+def events_between(
+    session: Session, start_us: int, end_us: int, tenant_id: str | None = None, *, model: str | None = None, project: str | None = None
+) -> Iterator[tuple[UsageEvent, int]]:
+    """Yield (event, covered_ncr) of requests that started in [start_us, end_us), by tenant, start and id: the same order every time.
+
+    `model` and `project` leave the others out; a project that is "" stands for requests without one.
+    """
     query = select(_TABLE).where(_TABLE.c.started_us >= start_us, _TABLE.c.started_us < end_us)
     if tenant_id is not None:
         query = query.where(_TABLE.c.tenant_id == tenant_id)
+    if model is not None:
+        query = query.where(_TABLE.c.model == model)
+    if project is not None:
+        query = query.where(_TABLE.c.project == project if project else _TABLE.c.project.is_(None))
     ordered = query.order_by(_TABLE.c.tenant_id, _TABLE.c.started_us, _TABLE.c.id).execution_options(yield_per=1000)
     for row in session.execute(ordered):
         yield _event(row), row.covered_ncr
+
+
+def span_sums(session: Session, tenant_ids: Iterable[str], starts_us: Sequence[int], end_us: int) -> list[SpanSum]:
+    """Add up tenants' events by tenant, span, model and project; spans begin at `starts_us`, in order, the last ends at `end_us`. In no order."""
+    c = _TABLE.c
+    connection = session.connection()
+    engine = connection.dialect.name
+    if engine == "postgresql":
+        span: ColumnElement[int] = func.width_bucket(c.started_us, literal(list(starts_us), postgresql.ARRAY(BigInteger))) - 1
+    else:
+        span = case(*((c.started_us < after_us, place) for place, after_us in enumerate(starts_us[1:])), else_=len(starts_us) - 1)
+    past = c.charge_ncr - c.cover_ncr
+    guessed = case(((c.source != "reported") & (c.outcome != "failed"), 1), else_=0)
+    slow, fast = (case((c.lane == lane, past), else_=0) for lane in ("slow", "fast"))
+    counts = (guessed, *(func.coalesce(c[bucket], 0) for bucket in BUCKETS), c.charge_ncr, c.covered_ncr, c.cover_ncr - c.covered_ncr, slow, fast)
+    names = (c.tenant_id, span.label("span"), c.model, c.project)
+    within = (c.started_us >= starts_us[0], c.started_us < end_us, _OF[engine])
+    query = (
+        select(*names, func.count(), *(func.sum(count) for count in counts)).where(*within).group_by(c.tenant_id, literal_column("span"), c.model, c.project)
+    )
+    return [_span_sum(row) for row in connection.execute(query, {"ids": listed(connection, tenant_ids)})]
+
+
+def _span_sum(row: Row[Any]) -> SpanSum:
+    values: list[Any] = list(row)
+    (tenant_id, span, model, project, requests, unreported), figures = values[:6], values[6:]
+    units = tuple(int(count) for count in figures[: len(BUCKETS)])
+    charge, covered, debt, excess, overage = (int(ncr) for ncr in figures[len(BUCKETS) :])
+    return SpanSum(
+        tenant_id=tenant_id, span=span, model=model, project=project, requests=requests, unreported=int(unreported), units=units,
+        charge_ncr=charge, covered_ncr=covered, debt_ncr=debt, excess_ncr=excess, overage_ncr=overage,
+    )  # fmt: skip
 
 
 def newest_us(session: Session) -> int | None:

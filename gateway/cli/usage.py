@@ -1,6 +1,5 @@
 """`weir usage`: what was used, and what a tenant has left."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,15 +9,20 @@ from billing.meter import BUCKETS
 from billing.money import format_credits
 from billing.operations import usage
 from billing.operations.events import FoundEvent, find_event, list_conflicts
+from billing.operations.exports import usage_file
+from billing.operations.month import Wanted
 from gateway.cli.books import ConfigOption, open_books
+from gateway.cli.files import deliver
 from gateway.cli.grant import scope_of
-from gateway.cli.render import Format, FormatOption, write_file, write_one, write_rows
+from gateway.cli.render import Format, FormatOption, write_one, write_rows
 from gateway.config.prices import rate_figures
 from gateway.wire.instants import show as instant
 
 app = typer.Typer(no_args_is_help=True, help="Usage: balances, single requests, and the month's use as a file.")
 MonthOption = Annotated[str, typer.Option("--month", help="like 2026-11")]
 OutOption = Annotated[Path | None, typer.Option("--output", "-o", help="write to this file instead of standard output")]
+ManifestOption = Annotated[bool, typer.Option("--manifest", help="write FILE.manifest.json beside it: rows, totals and sha256")]
+FileFormatOption = Annotated[str, typer.Option("--format", "-f", help="csv, json, jsonl, xlsx, parquet, or focus (FOCUS 1.2, as CSV)")]
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="this tenant only")]
 GRANT_COLUMNS = ("grant", "kind", "for", "credits", "remaining", "expires")
 
@@ -69,16 +73,23 @@ def show(tenant: Annotated[str, typer.Argument(metavar="TENANT")], form: FormatO
 @app.command()
 def export(
     month: MonthOption,
-    form: Annotated[str, typer.Option("--format", "-f", help="csv or json")] = "csv",
+    by: Annotated[str, typer.Option("--by", help="day, or request: one row per request, with the id its answer carried")] = "day",
+    form: FileFormatOption = "csv",
     tenant: TenantOption = None,
+    *,
+    from_day: Annotated[str | None, typer.Option("--from-day", help="with --by request: no request before this day, like 2026-11-03")] = None,
+    to_day: Annotated[str | None, typer.Option("--to-day", help="with --by request: none after this day")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="with --by request: of this model only")] = None,
+    project: Annotated[str | None, typer.Option("--project", help="with --by request: of this project only; '' for requests without one")] = None,
     output: OutOption = None,
+    manifest: ManifestOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Export a month's use by tenant, day and model; the sum is the events' to the last nano-credit, and the same month gives the same bytes."""
+    """Export a month's use by day and model, or by request; the sum is the events' to the last nano-credit, and the same month gives the same bytes."""
+    wanted = Wanted(month=month, tenant_id=tenant, from_day=from_day, to_day=to_day, model=model, project=project)
     with open_books(config) as books:
-        data = usage.export_usage(books.database, month, format=form, tenant_id=tenant)
-    write_file(data, output)
-    if not (json.loads(data)["lines"] if form == "json" else data.count(b"\n") > 1):
+        made = deliver(usage_file(books.database, wanted, by=by, form=form), output, manifest=manifest)
+    if not made.rows:
         typer.echo(f"note: nothing was used in {month}", err=True)
 
 

@@ -2,8 +2,11 @@
 
 import csv
 import io
+import json
+from base64 import b64encode
 from collections.abc import Iterator
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -80,9 +83,32 @@ def test_422_for_a_month_that_is_none(api: AdminApi, path: str, month: str) -> N
 
 
 def test_422_for_a_format_that_is_none(api: AdminApi) -> None:
-    assert fields(problem(api.http.get("/finance/usage", params={"month": "2026-11", "format": "xlsx"}), 422, "invalid")) == ["format"]
+    assert fields(problem(api.http.get("/finance/usage", params={"month": "2026-11", "format": "docx"}), 422, "invalid")) == ["format"]
 
 
 @pytest.mark.parametrize("path", ["/admin/usage", "/finance/usage", "/finance/invoices", "/finance/invoices/lines"])
 def test_404_for_a_tenant_that_is_not_there(api: AdminApi, path: str) -> None:
     problem(api.http.get(path, params={"month": "2026-11", "tenant_id": "nobody"}), 404, "not_found")
+
+
+def test_an_export_says_in_its_head_what_it_holds(api: AdminApi) -> None:
+    answer = api.http.get("/finance/usage", params={"month": "2026-11", "by": "request", "format": "jsonl", "tenant_id": "acme", "model": "m"})
+    assert [json.loads(line)["event"] for line in answer.text.splitlines()] == [request_id(1), request_id(2)]
+    digest = b64encode(sha256(answer.content).digest()).decode()
+    assert (answer.headers["repr-digest"], answer.headers["x-weir-rows"]) == (f"sha-256=:{digest}:", "2")
+    assert answer.headers["content-length"] == str(len(answer.content))
+    assert json.loads(answer.headers["x-weir-totals"])["credits"] == "0.000000042"
+    assert answer.headers["content-disposition"] == 'attachment; filename="requests-2026-11.jsonl"'
+
+
+@pytest.mark.parametrize(("form", "begins"), [("focus", b"BilledCost,"), ("xlsx", b"PK"), ("parquet", b"PAR1")])
+def test_every_format_comes_over_http(api: AdminApi, form: str, begins: bytes) -> None:
+    answer = api.http.get("/finance/usage", params={"month": "2026-11", "format": form})
+    assert answer.status_code == 200
+    assert answer.content.startswith(begins)
+
+
+def test_an_export_that_cannot_be_made_is_a_problem_and_no_half_a_file(api: AdminApi) -> None:
+    asked = {"month": "2026-11", "by": "request", "from_day": "2026-11-20", "to_day": "2026-11-02"}
+    assert fields(problem(api.http.get("/finance/usage", params=asked), 422, "invalid")) == ["from_day"]
+    assert fields(problem(api.http.get("/finance/usage", params={"month": "2026-11", "model": "m"}), 422, "invalid")) == ["by"]

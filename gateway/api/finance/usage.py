@@ -1,17 +1,16 @@
-"""/finance/usage: a month's use as a file, by tenant, day and model; its sum is the events' to the last nano-credit."""
+"""/finance/usage: a month's use as a file, by day or by request, or as FOCUS; its sum is the events' to the last nano-credit."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import Response
 
-from billing.operations import usage
+from billing.operations.exports import usage_file
+from billing.operations.month import Wanted
 from gateway.auth.admin import AdminDesk
+from gateway.wire.download import download
 from gateway.wire.problems import problem_router
 
 router = problem_router("/usage")
-
-FILE: dict[int | str, dict[str, Any]] = {200: {"description": "The file", "content": {"text/csv": {}, "application/json": {}}}}
-MEDIA_TYPES = {"csv": "text/csv; charset=utf-8; header=present", "json": "application/json"}
 
 
 @router.get(
@@ -20,8 +19,18 @@ MEDIA_TYPES = {"csv": "text/csv; charset=utf-8; header=present", "json": "applic
     response_class=Response,
     responses={200: {"description": "The file", "content": {"text/csv": {}, "application/json": {}}}},
 )
-def export(month: str, desk: AdminDesk, format: Literal["csv", "json"] = "csv", tenant_id: str | None = None) -> Response:
-    """Download a month's use (2026-11), of one tenant or of all."""
-    data = usage.export_usage(desk.database, month, format=format, tenant_id=tenant_id)
-    headers = {"content-disposition": f'attachment; filename="usage-{month}.{format}"', "cache-control": "no-store"}
-    return Response(data, media_type=MEDIA_TYPES[format], headers=headers)
+def export(
+    month: str,
+    desk: AdminDesk,
+    by: Literal["day", "request"] = "day",
+    format: Literal["csv", "json", "jsonl", "xlsx", "parquet", "focus"] = "csv",
+    *,
+    tenant_id: str | None = None,
+    from_day: str | None = None,
+    to_day: str | None = None,
+    model: str | None = None,
+    project: str | None = None,
+) -> Response:
+    """Download a month's use (2026-11), of one tenant or of all. With `by=request` days, a model and a project narrow it down; `project=` is none at all."""
+    wanted = Wanted(month=month, tenant_id=tenant_id, from_day=from_day, to_day=to_day, model=model, project=project)
+    return download(usage_file(desk.database, wanted, by=by, form=format))

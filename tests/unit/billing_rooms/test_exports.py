@@ -12,16 +12,17 @@ import pytest
 
 from billing.db import Database
 from billing.errors import Invalid, NotFound
-from billing.exports import invoice, usage
+from billing.exports import invoice, invoice_lines, requests, usage
 from billing.grants.allowance import ensure_allowance
 from billing.grants.periods import month_span
 from billing.meter import Meter
 from billing.money import parse_credits
 from billing.operations import plans, subscriptions, tenants
-from billing.operations.usage import balance, export_invoices, export_usage, usage_rows
+from billing.operations.usage import balance, export_invoices, usage_rows
 from billing.plans.terms import PlanTerms
 from billing.usage.event import UsageEvent
 from billing.usage.writer import book
+from tests.taken import usage_bytes
 
 CREDIT = 10**9
 HOUR = 3_600_000_000
@@ -56,8 +57,8 @@ def rows(file: bytes) -> list[dict[str, str]]:
 
 
 def test_a_month_without_use_is_a_header_alone(acme: Database) -> None:
-    assert export_usage(acme, "2026-11").count(b"\r\n") == 1
-    assert json.loads(export_usage(acme, "2026-11", format="json"))["lines"] == []
+    assert usage_bytes(acme, "2026-11").count(b"\r\n") == 1
+    assert json.loads(usage_bytes(acme, "2026-11", form="json"))["lines"] == []
 
 
 def test_the_lines_sum_to_the_events_to_the_last_nano_credit(acme: Database) -> None:
@@ -65,7 +66,7 @@ def test_the_lines_sum_to_the_events_to_the_last_nano_credit(acme: Database) -> 
         use(acme, number, START + number * 7 * HOUR, charge_ncr=CREDIT // 3 + number, cover_ncr=(CREDIT // 3 + number) // 2, model=f"m{number % 3}")
         for number in range(60)
     ]
-    lines = rows(export_usage(acme, "2026-11"))
+    lines = rows(usage_bytes(acme, "2026-11"))
     assert sum(parse_credits(line["credits"]) for line in lines) == sum(event.charge_ncr for event in events)
     assert sum(parse_credits(line["overage_credits"]) for line in lines) == sum(event.charge_ncr - event.cover_ncr for event in events)
     assert sum(int(line["input_tokens"]) for line in lines) == 600
@@ -75,7 +76,7 @@ def test_the_lines_sum_to_the_events_to_the_last_nano_credit(acme: Database) -> 
         assert sum(parts) == parse_credits(line["credits"])
     exact = sum((Decimal(line["overage_amount"]) for line in lines), Decimal(0))
     assert exact == Decimal(sum(event.charge_ncr - event.cover_ncr for event in events)) * Decimal("0.0123") / CREDIT
-    document = json.loads(export_usage(acme, "2026-11", format="json"))
+    document = json.loads(usage_bytes(acme, "2026-11", form="json"))
     assert parse_credits(document["totals"]["credits"]) == sum(event.charge_ncr for event in events)
     assert [{key: str(value) for key, value in line.items()} for line in document["lines"]] == lines
 
@@ -108,19 +109,20 @@ def test_a_call_that_failed_is_no_answer_whose_usage_nobody_reported(acme: Datab
 
 def test_every_column_is_explained_to_who_reads_it() -> None:
     explained = set(re.findall(r"`([a-z_0-9]+)`", (Path(usage.__file__).parent / "README.md").read_text()))
-    assert {*usage.COLUMNS, *invoice.COLUMNS} - explained == set()
+    columns = {column.name for of in (usage, requests, invoice_lines) for column in of.COLUMNS} | {*invoice.COLUMNS}
+    assert columns - explained == set()
 
 
 def test_the_same_month_exported_twice_is_the_same_bytes(acme: Database) -> None:
     for number in range(20):
         use(acme, number, START + number * HOUR, model=f"m{number % 4}")
-    for take in (lambda: export_usage(acme, "2026-11"), lambda: export_usage(acme, "2026-11", format="json"), lambda: export_invoices(acme, "2026-11")):
+    for take in (lambda: usage_bytes(acme, "2026-11"), lambda: usage_bytes(acme, "2026-11", form="json"), lambda: export_invoices(acme, "2026-11")):
         assert take() == take()
 
 
 def test_a_name_that_a_spreadsheet_would_run_is_disarmed(acme: Database) -> None:
     use(acme, 1, START + HOUR, model='=HYPERLINK("http://x","y")')
-    assert rows(export_usage(acme, "2026-11"))[0]["model"] == '\'=HYPERLINK("http://x","y")'
+    assert rows(usage_bytes(acme, "2026-11"))[0]["model"] == '\'=HYPERLINK("http://x","y")'
     assert {line["tenant_name"] for line in rows(export_invoices(acme, "2026-11"))} == {"'=Acme"}
 
 
@@ -152,8 +154,8 @@ def test_a_change_of_plan_prices_each_event_by_the_plan_of_its_time_and_bills_ea
 
 def test_what_cannot_be_exported_is_refused_in_words(acme: Database) -> None:
     with pytest.raises(Invalid, match="2026-11"):
-        export_usage(acme, "november")
-    with pytest.raises(Invalid, match="csv or json"):
-        export_usage(acme, "2026-11", format="xlsx")
+        usage_bytes(acme, "november")
+    with pytest.raises(Invalid, match="one of csv, json"):
+        usage_bytes(acme, "2026-11", form="xls")
     with pytest.raises(NotFound, match="no tenant"):
         export_invoices(acme, "2026-11", tenant_id="b")
