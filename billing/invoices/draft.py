@@ -105,7 +105,7 @@ def _lines(basis: Basis, days: tuple[str, str]) -> Iterator[Line]:
     for sale in sorted(basis.sales, key=lambda sale: (sale.at_us, sale.grant_id)):
         day = day_of(sale.at_us, zone).isoformat()
         text = words.top_up(language, sale.amount_ncr, sale.note)
-        yield _line("top_up", text, (day, day), Decimal(format_money(sale.price_minor, currency)), currency, charge_ncr=sale.amount_ncr)
+        yield _line("top_up", text, (day, day), Decimal(format_money(sale.price_minor, currency)), currency)
     for use in _merged(basis.facts.uses):
         yield _line("usage", words.use(language, "usage", use.model, use.project), days, Decimal(0), currency, use=use)
     for use in basis.facts.uses:

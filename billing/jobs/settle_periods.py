@@ -4,7 +4,7 @@ from sqlmodel import Session
 
 from billing.operations.periods import close_due
 
-TENANTS_MAX = 100  # of one run: it holds their accounts until it commits, and their flushes wait for it
+TENANTS_MAX = 25  # of one run: it holds their accounts until it commits, and their flushes wait for it
 
 
 def run_once(session: Session, now_us: int) -> int:

@@ -159,15 +159,15 @@ def void_invoice(db: Database, name: str, now_us: int, *, reason: str) -> Invoic
     return _move(db, name, now_us, to=VOID, note=reason)
 
 
-def documents(db: Database, *, month: str, tenant_id: str | None = None) -> list[Shown]:
-    """Return every invoice and credit note, drafts too, of periods that ended within a month, by id. Raises `Invalid`, `NotFound`."""
+def documents(db: Database, *, month: str, tenant_id: str | None = None) -> list[tuple[Document, str]]:
+    """Return (document, state) of every invoice and credit note, drafts too, of periods that ended within a month, by id. Raises `Invalid`, `NotFound`."""
     with db.read(long=True, snapshot=True) as session:
         if tenant_id is not None:
             require_tenant(session, tenant_id)
-        found: list[Shown] = []
+        found: list[tuple[Document, str]] = []
         after = ""
         while page := store.invoices(session, tenant_id=tenant_id, ended=_ended_in(month), after=after, limit=LIST_MAX):
-            found += [_shown(session, one) for one in page]
+            found += [(_shown(session, one).document, one.state) for one in page]
             after = page[-1].id
         return found
 

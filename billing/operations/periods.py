@@ -15,7 +15,7 @@ from sqlmodel import Session
 
 from billing.audit.store import record
 from billing.credits import store as accounts
-from billing.db import Database
+from billing.db import LONG_TIMEOUT_MS, Database
 from billing.errors import Conflict, Invalid
 from billing.grants import store as grants
 from billing.grants.allowance import ensure_allowance
@@ -98,6 +98,7 @@ def close_due(session: Session, now_us: int, *, limit: int, tenant_id: str | Non
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PERIODS_LOCK})
+        session.execute(text(f"SET LOCAL statement_timeout = {LONG_TIMEOUT_MS}"))  # a large tenant's month takes longer to add up than a request may wait
     begun = store.without_cursor(session, limit, tenant_id)
     due = store.due(session, now_us - grace_us(session), limit, tenant_id)
     held = holders(session, [*begun, *(cursor.tenant_id for cursor in due)])

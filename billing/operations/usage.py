@@ -7,15 +7,12 @@ from billing.credits import store as accounts
 from billing.credits.burndown import usable
 from billing.credits.store import PERIOD
 from billing.db import Database
-from billing.exports import invoice
-from billing.grants import periods
 from billing.grants import store as grants
 from billing.grants.allowance import due_grants, period_of
 from billing.grants.grant import Grant, burn_key
-from billing.operations.month import daily_lines, tenants_of, version_of
+from billing.operations.month import daily_lines, tenants_of
 from billing.operations.tenants import require_tenant
 from billing.plans import store as plans
-from billing.tenants.tenant import Tenant
 from billing.usage.daily import DailyUsage
 
 
@@ -104,48 +101,7 @@ def usage_rows(db: Database, month: str, tenant_id: str | None = None) -> list[D
         return list(daily_lines(session, tenants_of(session, month, tenant_id), month))
 
 
-def export_invoices(db: Database, month: str, *, tenant_id: str | None = None) -> bytes:
-    """Return a month's invoice lines as CSV: fees of the periods that begin in it, and use by day and model. Raises `Invalid`, `NotFound`."""
-    with db.read(long=True) as session:
-        lines = [
-            invoice.Account(
-                tenant_id=tenant.id,
-                tenant_name=tenant.name,
-                fees=tuple(_fees(session, tenant, month)),
-                usage=tuple(daily_lines(session, [tenant], month)),
-            )
-            for tenant in tenants_of(session, month, tenant_id)
-        ]
-    return invoice.to_csv(month, lines)
-
-
 def _grants_in_effect(session: Session, tenant_id: str, now_us: int) -> list[Grant]:
     current = grants.current_grants(session, tenant_id, now_us)
     due = [grant for grant in due_grants(session, tenant_id, now_us) if usable(grant, now_us)]
     return sorted([*current, *due], key=burn_key)
-
-
-def _fees(session: Session, tenant: Tenant, month: str) -> list[invoice.Fee]:
-    start_us, end_us = periods.month_span(month, tenant.timezone)
-    fees = []
-    for subscription in plans.subscriptions_within(session, tenant.id, start_us, end_us):
-        if subscription.anchor_us is None:
-            continue  # its months begin with the first request
-        terms = version_of(session, subscription).terms
-        first = max(start_us, subscription.started_us, subscription.anchor_us)
-        span = periods.period_at(subscription.anchor_us, tenant.timezone, first)
-        while span.start_us < end_us and (subscription.ended_us is None or span.start_us < subscription.ended_us):
-            if span.start_us >= first and terms.monthly_fee_minor:
-                days = [periods.day_of(at_us, tenant.timezone).isoformat() for at_us in (span.start_us, span.end_us)]
-                fees.append(
-                    invoice.Fee(
-                        plan=subscription.plan,
-                        version=subscription.version,
-                        first_day=days[0],
-                        end_day=days[1],
-                        fee_minor=terms.monthly_fee_minor,
-                        currency=terms.currency,
-                    )
-                )
-            span = periods.period_at(subscription.anchor_us, tenant.timezone, span.end_us)
-    return fees

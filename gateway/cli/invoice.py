@@ -10,10 +10,13 @@ from billing.errors import Invalid
 from billing.invoices.document import DRAFT, Document
 from billing.invoices.store import Invoice
 from billing.money import format_money, parse_money
-from billing.operations import invoices, usage
+from billing.operations import invoices
+from billing.operations.company import get_company
+from billing.operations.exports import invoice_file
 from gateway.cli.books import Books, ConfigOption, open_books
-from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_file, write_one, write_rows
-from gateway.cli.usage import MonthOption, OutOption, TenantOption
+from gateway.cli.files import deliver
+from gateway.cli.render import Format, FormatOption, YesOption, confirm, write_one, write_rows
+from gateway.cli.usage import ManifestOption, OutOption, TenantOption
 from gateway.wire.documents import document_figures, invoice_figures
 
 app = typer.Typer(no_args_is_help=True, help="Invoices: draft, issue, void, credit; and the month's lines as a file.")
@@ -154,11 +157,27 @@ def credit(
 
 
 @app.command()
-def export(month: MonthOption, tenant: TenantOption = None, output: OutOption = None, config: ConfigOption = None) -> None:
-    """Export a month's invoice lines as CSV: fees, and use by day and model, each line rounded by itself."""
+def export(
+    invoice: Annotated[str | None, typer.Argument(metavar="INVOICE", help="its id or number; or give --month")] = None,
+    *,
+    month: Annotated[str | None, typer.Option("--month", help="all of periods that ended in it, like 2026-11")] = None,
+    tenant: TenantOption = None,
+    form: Annotated[str, typer.Option("--format", "-f", help="csv, jsonl, xlsx or parquet: a row for each line and tax; json; pdf: of one invoice")] = "csv",
+    output: OutOption = None,
+    manifest: ManifestOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Export an invoice, or a month's: as a table, whole, or on paper. What is issued gives the same bytes every time."""
+    if (invoice is None) == (month is None):
+        raise Invalid("invoice", "name an invoice, or a month with --month")
     with open_books(config) as books:
-        data = usage.export_invoices(books.database, month, tenant_id=tenant)
-    write_file(data, output)
+        if invoice is not None:
+            shown = invoices.show_invoice(books.database, invoice)
+            pairs, name = [(shown.document, shown.invoice.state)], (shown.invoice.number or shown.invoice.id).replace(":", "-")
+        else:
+            pairs, name = invoices.documents(books.database, month=month or "", tenant_id=tenant), f"invoices-{month}"
+        company = get_company(books.database)
+        deliver(invoice_file(pairs, name, form=form, logo=None if company is None else company.logo), output, manifest=manifest)
 
 
 def _all(books: Books, *, month: str | None = None, tenant_id: str | None = None, state: str | None = None) -> list[Invoice]:

@@ -7,7 +7,7 @@ import typer
 
 from billing.meter import BUCKETS
 from billing.money import format_credits
-from billing.operations import usage
+from billing.operations import invoices, usage
 from billing.operations.events import FoundEvent, find_event, list_conflicts
 from billing.operations.exports import usage_file
 from billing.operations.month import Wanted
@@ -88,7 +88,8 @@ def export(
     """Export a month's use by day and model, or by request; the sum is the events' to the last nano-credit, and the same month gives the same bytes."""
     wanted = Wanted(month=month, tenant_id=tenant, from_day=from_day, to_day=to_day, model=model, project=project)
     with open_books(config) as books:
-        made = deliver(usage_file(books.database, wanted, by=by, form=form), output, manifest=manifest)
+        billed = invoices.documents(books.database, month=month, tenant_id=tenant) if form == "focus" else ()
+        made = deliver(usage_file(books.database, wanted, by=by, form=form, documents=billed), output, manifest=manifest)
     if not made.rows:
         typer.echo(f"note: nothing was used in {month}", err=True)
 

@@ -70,13 +70,7 @@ def test_the_usage_file_as_json(api: AdminApi) -> None:
     assert answer.json()["totals"]["credits"] == "0.000000049"
 
 
-def test_the_invoice_file_has_the_fee_and_the_use(api: AdminApi) -> None:
-    answer = api.http.get("/finance/invoices/lines", params={"month": "2026-11", "tenant_id": "acme"})
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
-    assert [(row["line"], row["amount"]) for row in rows] == [("fee", "49.00"), ("usage", "0.00")]
-
-
-@pytest.mark.parametrize("path", ["/admin/usage", "/finance/usage", "/finance/invoices", "/finance/invoices/lines"])
+@pytest.mark.parametrize("path", ["/admin/usage", "/finance/usage", "/finance/invoices", "/finance/invoices/file"])
 @pytest.mark.parametrize("month", ["2026-13", "november", "2026-1", "", "2026-11-01", "0000-00", '2026-11"; filename="x'])
 def test_422_for_a_month_that_is_none(api: AdminApi, path: str, month: str) -> None:
     assert fields(problem(api.http.get(path, params={"month": month}), 422, "invalid")) == ["month"]
@@ -86,7 +80,7 @@ def test_422_for_a_format_that_is_none(api: AdminApi) -> None:
     assert fields(problem(api.http.get("/finance/usage", params={"month": "2026-11", "format": "docx"}), 422, "invalid")) == ["format"]
 
 
-@pytest.mark.parametrize("path", ["/admin/usage", "/finance/usage", "/finance/invoices", "/finance/invoices/lines"])
+@pytest.mark.parametrize("path", ["/admin/usage", "/finance/usage", "/finance/invoices", "/finance/invoices/file"])
 def test_404_for_a_tenant_that_is_not_there(api: AdminApi, path: str) -> None:
     problem(api.http.get(path, params={"month": "2026-11", "tenant_id": "nobody"}), 404, "not_found")
 

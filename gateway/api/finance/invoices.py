@@ -1,4 +1,4 @@
-"""/finance/invoices: drafts of closed periods, what was issued, and its corrections; and a month's invoice lines as a file."""
+"""/finance/invoices: drafts of closed periods, what was issued, and its corrections; each as a file, and a month's as one."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -9,14 +9,18 @@ from pydantic import BaseModel, Field
 from billing.errors import Invalid
 from billing.invoices.store import Invoice
 from billing.money import format_money, parse_money
-from billing.operations import invoices, usage
+from billing.operations import invoices
+from billing.operations.company import get_company
+from billing.operations.exports import invoice_file
 from gateway.auth.admin import AdminDesk, Desk
 from gateway.config.forms import Form, Slug
 from gateway.wire.documents import document_figures, invoice_figures
+from gateway.wire.download import download
 from gateway.wire.problems import problem_router
 
 router = problem_router("/invoices")
 State = Literal["draft", "issued", "paid", "void"]
+FILE: dict[int | str, dict[str, Any]] = {200: {"description": "The file", "content": {"application/pdf": {}, "text/csv": {}, "application/json": {}}}}
 
 
 class InvoiceOut(BaseModel):
@@ -88,14 +92,10 @@ def index(
     return [InvoiceOut(**invoice_figures(one)) for one in found]
 
 
-@router.get(
-    "/lines", summary="Download a month's invoice lines", response_class=Response, responses={200: {"description": "The file", "content": {"text/csv": {}}}}
-)
-def export(month: str, desk: AdminDesk, tenant_id: str | None = None) -> Response:
-    """Download a month's invoice lines (2026-11), of one tenant or of all."""
-    data = usage.export_invoices(desk.database, month, tenant_id=tenant_id)
-    headers = {"content-disposition": f'attachment; filename="invoices-{month}.csv"', "cache-control": "no-store"}
-    return Response(data, media_type="text/csv; charset=utf-8; header=present", headers=headers)
+@router.get("/file", summary="Download a month's invoices", response_class=Response, responses=FILE)
+def export(month: str, desk: AdminDesk, tenant_id: str | None = None, format: Literal["csv", "json", "jsonl", "xlsx", "parquet"] = "csv") -> Response:
+    """Download the invoices and credit notes of periods that ended in a month (2026-11): a row for each line and tax, or whole as JSON."""
+    return download(invoice_file(invoices.documents(desk.database, month=month, tenant_id=tenant_id), f"invoices-{month}", form=format))
 
 
 @router.get("/preview", summary="Preview a tenant's next invoice")
@@ -108,6 +108,14 @@ def preview(tenant_id: Slug, desk: AdminDesk) -> dict[str, Any]:
 def show(invoice_id: str, desk: AdminDesk) -> InvoiceShown:
     """Show an invoice or a credit note, by its id or number, with what it says."""
     return _shown(invoices.show_invoice(desk.database, invoice_id))
+
+
+@router.get("/{invoice_id}/file", summary="Download an invoice", response_class=Response, responses=FILE)
+def export_one(invoice_id: str, desk: AdminDesk, format: Literal["pdf", "csv", "json", "jsonl", "xlsx", "parquet"] = "pdf") -> Response:
+    """Download an invoice or a credit note: on paper, as a table, or whole as JSON. Once it is issued the bytes are the same every time."""
+    found, company = invoices.show_invoice(desk.database, invoice_id), get_company(desk.database)
+    name = (found.invoice.number or found.invoice.id).replace(":", "-")
+    return download(invoice_file([(found.document, found.invoice.state)], name, form=format, logo=None if company is None else company.logo))
 
 
 @router.post("/{invoice_id}/issue", summary="Issue an invoice")

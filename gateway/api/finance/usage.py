@@ -4,6 +4,7 @@ from typing import Literal
 
 from fastapi import Response
 
+from billing.operations import invoices
 from billing.operations.exports import usage_file
 from billing.operations.month import Wanted
 from gateway.auth.admin import AdminDesk
@@ -33,4 +34,5 @@ def export(
 ) -> Response:
     """Download a month's use (2026-11), of one tenant or of all. With `by=request` days, a model and a project narrow it down; `project=` is none at all."""
     wanted = Wanted(month=month, tenant_id=tenant_id, from_day=from_day, to_day=to_day, model=model, project=project)
-    return download(usage_file(desk.database, wanted, by=by, form=format))
+    billed = invoices.documents(desk.database, month=month, tenant_id=tenant_id) if format == "focus" else ()
+    return download(usage_file(desk.database, wanted, by=by, form=format, documents=billed))

@@ -12,13 +12,13 @@ import pytest
 
 from billing.db import Database
 from billing.errors import Invalid, NotFound
-from billing.exports import invoice, invoice_lines, requests, usage
+from billing.exports import invoice_lines, requests, usage
 from billing.grants.allowance import ensure_allowance
 from billing.grants.periods import month_span
 from billing.meter import Meter
 from billing.money import parse_credits
-from billing.operations import plans, subscriptions, tenants
-from billing.operations.usage import balance, export_invoices, usage_rows
+from billing.operations import invoices, plans, tenants
+from billing.operations.usage import balance, usage_rows
 from billing.plans.terms import PlanTerms
 from billing.usage.event import UsageEvent
 from billing.usage.writer import book
@@ -109,47 +109,20 @@ def test_a_call_that_failed_is_no_answer_whose_usage_nobody_reported(acme: Datab
 
 def test_every_column_is_explained_to_who_reads_it() -> None:
     explained = set(re.findall(r"`([a-z_0-9]+)`", (Path(usage.__file__).parent / "README.md").read_text()))
-    columns = {column.name for of in (usage, requests, invoice_lines) for column in of.COLUMNS} | {*invoice.COLUMNS}
+    columns = {column.name for of in (usage, requests, invoice_lines) for column in of.COLUMNS}
     assert columns - explained == set()
 
 
 def test_the_same_month_exported_twice_is_the_same_bytes(acme: Database) -> None:
     for number in range(20):
         use(acme, number, START + number * HOUR, model=f"m{number % 4}")
-    for take in (lambda: usage_bytes(acme, "2026-11"), lambda: usage_bytes(acme, "2026-11", form="json"), lambda: export_invoices(acme, "2026-11")):
+    for take in (lambda: usage_bytes(acme, "2026-11"), lambda: usage_bytes(acme, "2026-11", form="json")):
         assert take() == take()
 
 
 def test_a_name_that_a_spreadsheet_would_run_is_disarmed(acme: Database) -> None:
     use(acme, 1, START + HOUR, model='=HYPERLINK("http://x","y")')
     assert rows(usage_bytes(acme, "2026-11"))[0]["model"] == '\'=HYPERLINK("http://x","y")'
-    assert {line["tenant_name"] for line in rows(export_invoices(acme, "2026-11"))} == {"'=Acme"}
-
-
-def test_an_invoice_has_the_fee_of_the_period_that_begins_in_the_month_and_rounds_each_line(acme: Database) -> None:
-    use(acme, 1, START + HOUR, charge_ncr=CREDIT, cover_ncr=0)
-    use(acme, 2, START + 2 * DAY, charge_ncr=CREDIT // 2, cover_ncr=0, model="n")
-    lines = rows(export_invoices(acme, "2026-11"))
-    assert [(line["line"], line["day"], line["model"], line["amount"], line["currency"]) for line in lines] == [
-        ("fee", "2026-11-10", "", "49.00", "EUR"),
-        ("usage", "2026-11-01", "m", "0.01", "EUR"),
-        ("usage", "2026-11-03", "n", "0.01", "EUR"),
-    ]
-    assert lines[0]["description"] == "plan pro version 1, 2026-11-10 until 2026-12-10"
-
-
-def test_a_change_of_plan_prices_each_event_by_the_plan_of_its_time_and_bills_each_period_once(acme: Database) -> None:
-    plans.set_plan(acme, PlanTerms(plan="max", on_exhausted="overage", credit_price="1", monthly_fee_minor=9900, currency="EUR"), START)
-    moved_us = START + 15 * DAY + 12 * HOUR
-    use(acme, 1, moved_us - HOUR, charge_ncr=100 * CREDIT, cover_ncr=0)
-    subscriptions.change_plan(acme, "acme", "max", moved_us, when="now")
-    use(acme, 2, moved_us, charge_ncr=100 * CREDIT, cover_ncr=0)
-    lines = rows(export_invoices(acme, "2026-11"))
-    assert [(line["line"], line["day"], line["amount"]) for line in lines] == [
-        ("fee", "2026-11-10", "49.00"),
-        ("usage", "2026-11-16", "101.23"),
-    ]
-    assert [(line["line"], line["day"], line["amount"]) for line in rows(export_invoices(acme, "2026-12"))] == [("fee", "2026-12-10", "99.00")]
 
 
 def test_what_cannot_be_exported_is_refused_in_words(acme: Database) -> None:
@@ -158,4 +131,4 @@ def test_what_cannot_be_exported_is_refused_in_words(acme: Database) -> None:
     with pytest.raises(Invalid, match="one of csv, json"):
         usage_bytes(acme, "2026-11", form="xls")
     with pytest.raises(NotFound, match="no tenant"):
-        export_invoices(acme, "2026-11", tenant_id="b")
+        invoices.documents(acme, month="2026-11", tenant_id="b")

@@ -154,13 +154,17 @@ def test_cny_and_a_top_up_that_was_sold(db: Database) -> None:
     start_us = at("2026-11-01", "Asia/Shanghai")
     grants.add_grant(db, tenant_id="beijing", amount_ncr=500 * CREDIT, price_minor=3500, note="pack", now_us=start_us + 5 * DAY_US)
     grants.add_grant(db, tenant_id="beijing", amount_ncr=10 * CREDIT, kind="promotion", now_us=start_us + 5 * DAY_US)
+    mistake = grants.add_grant(db, tenant_id="beijing", amount_ncr=CREDIT, price_minor=99, now_us=start_us + 5 * DAY_US)
+    grants.void_grant(db, mistake.id, start_us + 5 * DAY_US + 1)
     used(db, "beijing", start_us + 6 * DAY_US, 120, period_us=start_us)
     document = checked(closed(db, "beijing"))
-    assert [(line.kind, line.amount_minor, line.charge_ncr) for line in document.lines][:2] == [("fee", 29900, 0), ("top_up", 3500, 500 * CREDIT)]
+    assert [(line.kind, line.amount_minor, line.description) for line in document.lines][:2] == [
+        ("fee", 29900, "Plan plan-beijing version 1"), ("top_up", 3500, "500 credits: pack"),
+    ]  # fmt: skip
     # 299.00 + 35.00 = 334.00; 6 % = 20.04
     assert (document.net_minor, document.tax_minor, document.total_minor) == (33400, 2004, 35404)
     assert document.credits is not None
-    assert (document.credits.granted_ncr, document.credits.used_ncr, document.credits.closing_ncr) == (510 * CREDIT, 120 * CREDIT, 390 * CREDIT)
+    assert (document.credits.granted_ncr, document.credits.used_ncr, document.credits.closing_ncr) == (511 * CREDIT, 120 * CREDIT, 390 * CREDIT)
 
 
 def test_jpy_has_no_minor_unit(db: Database) -> None:
