@@ -4,7 +4,8 @@
 gaps and are in the order of the commits; on SQLite a write transaction is alone by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import Row, Table, or_, select
@@ -20,28 +21,49 @@ _HEAD = select(_ENTRY.c.seq, _ENTRY.c.hash).order_by(_ENTRY.c.seq.desc()).limit(
 _AT_ONCE = 200  # entries read at once by a walk
 
 
+class Deed(NamedTuple):
+    """One change for the log, as `record` takes it."""
+
+    action: str
+    tenant_id: str | None
+    subject: str
+    before: object | None
+    after: object | None
+
+
 def record(session: Session, now_us: int, *, action: str, tenant_id: str | None, subject: str, before: object | None, after: object | None) -> None:
     """Append what a write changes, in its transaction: `action` as noun and verb ("grant.add"), `subject` the id of what it concerns.
 
     `before` and `after` are structs, mappings or lists, never with a secret; where both say the same nothing changed, and nothing is recorded.
     """
-    old, new = written(before), written(after)
-    if old == new:
+    record_all(session, now_us, [Deed(action, tenant_id, subject, before, after)])
+
+
+def record_all(session: Session, now_us: int, deeds: Iterable[Deed]) -> None:
+    """Append what a write changes in many things, as `record` does for one: three statements, however many there are."""
+    told = [(deed, old, new) for deed in deeds if (old := written(deed.before)) != (new := written(deed.after))]
+    if not told:
         return
     hold_admin_lock(session)
     last = head(session)
-    entry = Entry(
-        seq=last.seq + 1,
-        at_us=now_us,
-        actor=session.info["actor"],
-        action=action,
-        tenant_id=tenant_id,
-        subject=subject,
-        before=old,
-        after=new,
-        prev_hash=last.hash,
-    )
-    session.connection().execute(_ENTRY.insert().values(msgspec.structs.asdict(sealed(entry))))
+    rows = []
+    for deed, old, new in told:
+        entry = sealed(
+            Entry(
+                seq=last.seq + 1,
+                at_us=now_us,
+                actor=session.info["actor"],
+                action=deed.action,
+                tenant_id=deed.tenant_id,
+                subject=deed.subject,
+                before=old,
+                after=new,
+                prev_hash=last.hash,
+            )
+        )
+        rows.append(msgspec.structs.asdict(entry))
+        last = Head(entry.seq, entry.hash)
+    session.connection().execute(_ENTRY.insert(), rows)
 
 
 def head(session: Session) -> Head:

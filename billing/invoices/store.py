@@ -17,7 +17,6 @@ from billing.tenants.profile import Party
 _INVOICE: Table = CompanyRow.metadata.tables["invoice"]
 _DOCUMENT: Table = CompanyRow.metadata.tables["invoice_document"]
 _SEQUENCE: Table = CompanyRow.metadata.tables["invoice_sequence"]
-_BALANCE: Table = CompanyRow.metadata.tables["grant_balance"]
 _SALE: Table = CompanyRow.metadata.tables["grant_sale"]
 
 _ONLY = 1
@@ -135,8 +134,7 @@ def add_sale(session: Session, sale: Sale, tenant_id: str) -> None:
 
 
 def sales(session: Session, tenant_id: str, since_us: int, until_us: int) -> list[Sale]:
-    """Return what was sold to a tenant in [since_us, until_us), in order. What was voided before any of it was used is no sale."""
-    where = (_SALE.c.tenant_id == tenant_id) & (_SALE.c.at_us >= since_us) & (_SALE.c.at_us < until_us) & (_BALANCE.c.voided_ncr < _SALE.c.amount_ncr)
-    query = select(_SALE).join(_BALANCE, _BALANCE.c.grant_id == _SALE.c.grant_id).where(where)
-    rows = session.connection().execute(query.order_by(_SALE.c.at_us, _SALE.c.grant_id))
+    """Return what was sold to a tenant in [since_us, until_us), in order."""
+    where = (_SALE.c.tenant_id == tenant_id) & (_SALE.c.at_us >= since_us) & (_SALE.c.at_us < until_us)
+    rows = session.connection().execute(select(_SALE).where(where).order_by(_SALE.c.at_us, _SALE.c.grant_id))
     return [Sale(**{name: row._mapping[name] for name in Sale.__struct_fields__}) for row in rows]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 from sqlmodel import Session
 
-from billing.audit.store import record
+from billing.audit.store import Deed, record_all
 from billing.credits import store as accounts
 from billing.db import Database
 from billing.errors import BillingError, Invalid
@@ -60,8 +60,7 @@ def import_tenants(db: Database, data: bytes, now_us: int, *, update: bool = Fal
         store.note_change(session, None, now_us)
         job = _Import(session, now_us, update, shown)
         done = job.run(rows, list(faults))
-        for action, tenant_id, before, after in job.changes:
-            record(session, now_us, action=action, tenant_id=tenant_id, subject=tenant_id, before=before, after=after)
+        record_all(session, now_us, job.changes)
         return done
 
     return db.retrying(work)
@@ -75,7 +74,7 @@ class _Import:
         self._shown = shown
         self._faults: list[Fault] = []
         self._versions: dict[str, PlanVersion | None] = {}
-        self.changes: list[tuple[str, str, object | None, object]] = []  # for the audit log: action, tenant, before, after
+        self.changes: list[Deed] = []
 
     def run(self, rows: Sequence[Row], faults: list[Fault]) -> list[Done]:
         self._faults = faults
@@ -224,7 +223,7 @@ class _Import:
         before = None if known is None else {"tenant": known.tenant, "profile": known.profile}
         profile = one.profile if one.profile is not None or known is None else known.profile
         after = {"tenant": one.tenant, "profile": profile} | ({"plan": one.plan} if known is None else {})
-        self.changes.append(("tenant.create" if known is None else "tenant.change", one.tenant.id, before, after))
+        self.changes.append(Deed("tenant.create" if known is None else "tenant.change", one.tenant.id, one.tenant.id, before, after))
 
     def _move(self, row: Row, tenant: Tenant, plan: str) -> None:
         try:

@@ -23,7 +23,7 @@ from billing.grants.grant import Grant
 from billing.invoices import store as invoices
 from billing.invoices.company import GRACE_HOURS
 from billing.invoices.document import DRAFT, Document
-from billing.invoices.draft import Basis, Fee, draft
+from billing.invoices.draft import Basis, Fee, Sale, draft
 from billing.invoices.store import Invoice
 from billing.ledger import store as ledger
 from billing.ledger.postings import ROLLOVER
@@ -159,7 +159,7 @@ def write_draft(session: Session, holder: Holder, facts: Facts) -> Document:
             company=invoices.get_company(session),
             facts=facts,
             fees=() if in_force is None else _fees(versions[in_force.id]),
-            sales=tuple(invoices.sales(session, tenant.id, since_us, facts.end_us)),
+            sales=_sales(session, tenant.id, since_us, facts.end_us),
             versions=versions,
         )
     )
@@ -230,6 +230,13 @@ def _row(session: Session, facts: Facts, document: Document, now_us: int) -> Inv
         total_minor=document.total_minor,
         created_us=now_us,
     )
+
+
+def _sales(session: Session, tenant_id: str, since_us: int, until_us: int) -> tuple[Sale, ...]:
+    """Return what was sold within a period; what was voided before any of it was used is no sale."""
+    sold = invoices.sales(session, tenant_id, since_us, until_us)
+    unused = {grant.id for grant in grants.get_grants(session, [sale.grant_id for sale in sold]) if grant.voided_ncr == grant.amount_ncr} if sold else set()
+    return tuple(sale for sale in sold if sale.grant_id not in unused)
 
 
 def _fees(version: PlanVersion) -> tuple[Fee, ...]:

@@ -12,11 +12,11 @@ from sqlmodel import Session
 from billing.credits.store import PERIOD
 from billing.periods.facts import Facts, Use, seal, unseal
 from billing.periods.table import BillingPeriodRow
+from billing.tenants.store import TENANT
 
 _PERIOD: Table = BillingPeriodRow.metadata.tables["billing_period"]
 _CURSOR: Table = BillingPeriodRow.metadata.tables["billing_cursor"]
 _SUM: Table = BillingPeriodRow.metadata.tables["usage_sum"]
-_TENANT: Table = BillingPeriodRow.metadata.tables["tenant"]
 _CUTS = {
     "postgresql": "SELECT CAST(v ->> 0 AS int) AS number, v ->> 1 AS tenant_id, CAST(v ->> 2 AS bigint) AS first, CAST(v ->> 3 AS bigint) AS after"
     " FROM json_array_elements(CAST(:cuts AS json)) v",
@@ -93,10 +93,10 @@ def cursor(session: Session, tenant_id: str) -> Cursor | None:
 
 def without_cursor(session: Session, limit: int, tenant_id: str | None = None) -> list[str]:
     """Return tenants whose periods nobody has looked at yet, at most `limit`; or that tenant, where nobody has."""
-    query = select(_TENANT.c.id).outerjoin(_CURSOR, _CURSOR.c.tenant_id == _TENANT.c.id).where(_CURSOR.c.tenant_id.is_(None))
+    query = select(TENANT.c.id).outerjoin(_CURSOR, _CURSOR.c.tenant_id == TENANT.c.id).where(_CURSOR.c.tenant_id.is_(None))
     if tenant_id is not None:
-        query = query.where(_TENANT.c.id == tenant_id)
-    return list(session.connection().execute(query.order_by(_TENANT.c.id).limit(limit)).scalars())
+        query = query.where(TENANT.c.id == tenant_id)
+    return list(session.connection().execute(query.order_by(TENANT.c.id).limit(limit)).scalars())
 
 
 def put_cursor(session: Session, cursors: Iterable[Cursor]) -> None:

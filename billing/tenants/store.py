@@ -19,6 +19,7 @@ from billing.tenants.tenant import CLOSED, Change, Key, Project, Tenant
 
 _TENANT: Table = TenantRow.metadata.tables["tenant"]
 _PROFILE: Table = TenantRow.metadata.tables["tenant_profile"]
+TENANT: Table = TenantRow.metadata.tables["tenant"]  # for joins by rooms that stand above
 _KEY: Table = ApiKeyRow.metadata.tables["api_key"]
 _PROJECT: Table = ApiKeyRow.metadata.tables["project"]
 _ACTIVE_KEYS = (
