@@ -90,7 +90,8 @@ def test_every_command_of_the_readme_works_as_written(gateway_process: StartGate
         if found := TENANT_KEY.search(done.stdout):
             key = found[0]
     assert event and invoice, "no line shows a usage event, or an invoice"
-    assert (gateway.folder / "invoices.csv").read_bytes().count(b"\n") >= 2
+    assert (gateway.folder / "invoice.pdf").read_bytes().startswith(b"%PDF-")
+    assert (gateway.folder / "invoices.xlsx").read_bytes().startswith(b"PK")
     assert [status_of(f"{gateway.root_url}{path}") for path in ("/health", "/ready", "/metrics", "/docs")] == [200] * 4
 
 
