@@ -171,21 +171,33 @@ class Sender:
             method="POST",
             origin=Origin(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)),
             path=parts.path.rstrip("/") + asked.path if asked.path else _path(parts),
-            own_headers=(("user-agent", "weir"), *asked.headers, *self._proof(asked.credential, sent)),
+            own_headers=(("user-agent", "weir"), *asked.headers, *self._proof(asked.credential, one)),
             body=(sent.body.encode(),),
             timeouts=Timeouts(connect_s=limit_s, first_byte_s=limit_s, idle_s=limit_s, total_s=limit_s),
         )
 
-    def _proof(self, credential: str | None, sent: Delivery) -> tuple[tuple[str, str], ...]:
-        """Return the headers that say who sends: a webhook's signature, or the key of this installation at the destination. Raises `ValueError` without it."""
+    def _proof(self, credential: str | None, one: Claimed) -> tuple[tuple[str, str], ...]:
+        """Return the headers that say who sends: a webhook's signature, or the key of this installation at the destination.
+
+        A key goes to the host that this gateway's configuration names for it, whatever an admin has registered. Raises `ValueError`.
+        """
+        sent = one.delivery
         if credential is None:
             at_s = self._clock.now_us() // 1_000_000
             signed = signature(signing_key(self._hasher, sent.webhook_id), sent.id, at_s, sent.body)
             return ("webhook-id", sent.id), ("webhook-timestamp", str(at_s)), ("webhook-signature", signed)
-        key = {"stripe": self._settings.stripe_key, "openmeter": self._settings.openmeter_key}[credential]
+        settings = self._settings
+        key, home = {"stripe": (settings.stripe_key, settings.stripe_url), "openmeter": (settings.openmeter_key, settings.openmeter_url)}[credential]
         if key is None and credential == "stripe":
             raise ValueError("webhooks.stripe_key is not set in this gateway's configuration")
+        if key is not None and _host(one.url) != _host(home):
+            raise ValueError(f"webhooks.{credential}_url of this gateway's configuration is another host, and its key is sent nowhere else")
         return () if key is None else (("authorization", f"Bearer {key.get_secret_value()}"),)
+
+
+def _host(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 def _path(parts: SplitResult) -> str:

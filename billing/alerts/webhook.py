@@ -20,6 +20,7 @@ from billing.tenants.keys import KeyHasher
 
 THRESHOLD, EXHAUSTED, TEST = "credits.threshold", "credits.exhausted", "webhook.test"
 USAGE_HOURLY, INVOICE_ISSUED = "usage.hourly", "invoice.issued"
+INVOICE_VOID = "invoice.void"  # comes to whoever is told of issued ones
 ALERTS = (THRESHOLD, EXHAUSTED)
 FEEDS = (USAGE_HOURLY, INVOICE_ISSUED)  # made by `billing.feeds`, and told only to who asked for them by name
 EVENTS = ALERTS + FEEDS  # what an endpoint may choose among; a test always comes

@@ -48,6 +48,19 @@ def tell_invoice(session: Session, document: Document, now_us: int) -> int:
     return len(messages)
 
 
+def tell_void(session: Session, document: Document, now_us: int) -> int:
+    """Take an invoice back that was told and is void: Stripe gets each item once more with the other sign, a webhook `invoice.void`. Return how many."""
+    messages: list[Delivery] = []
+    for webhook in outbox.all_webhooks(session):
+        if webhook.disabled_us is not None or INVOICE_ISSUED not in (webhook.events or ()) or webhook.tenant_id not in (None, document.tenant_id):
+            continue
+        customer = store.customer(session, document.tenant_id) if webhook.kind == STRIPE else None
+        if webhook.kind != STRIPE or (customer is not None and webhook.created_us <= (document.issued_us or 0)):
+            messages += invoice.deliveries_of(webhook, document, now_us, customer=customer, void=True)
+    outbox.enqueue(session, messages)
+    return len(messages)
+
+
 def _tell_day(session: Session, webhook: Webhook, day: Day, floor_us: int, now_us: int) -> None:
     first_us = -(-webhook.created_us // HOUR_US) * HOUR_US  # of what was before it came a destination is not told
     settled, now = 0, []

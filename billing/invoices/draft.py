@@ -6,6 +6,7 @@ force when each request began. What was booked late of an earlier period stands 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from decimal import Decimal
 
 import msgspec
@@ -44,7 +45,7 @@ class Sale(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Basis(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an invoice is made of. `versions` are the plans' versions by subscription."""
+    """All that an invoice is made of. `versions` are the plans' versions by subscription, in the order in which those began."""
 
     tenant: Tenant
     profile: Profile
@@ -61,7 +62,7 @@ def invoice_id(tenant_id: str, facts: Facts, timezone: str) -> str:
 
 
 def draft(basis: Basis) -> Document:
-    """Write the invoice of a period, without a number. Raises `Conflict` where requests are to be invoiced and no plan says what a credit costs."""
+    """Write the invoice of a period, without a number. Raises `Conflict` where requests are to be invoiced and no plan ever said what a credit costs."""
     tenant, profile, facts = basis.tenant, basis.profile, basis.facts
     days = _days(facts.start_us, facts.end_us, tenant.timezone)
     lines = tuple(_numbered(_lines(basis, days), profile))
@@ -103,9 +104,9 @@ def _lines(basis: Basis, days: tuple[str, str]) -> Iterator[Line]:
         exact = Decimal(format_money(fee.fee_minor, currency))
         yield _line("fee", words.fee(language, fee.plan, fee.version), days, exact, currency, plan=fee.plan, plan_version=fee.version)
     for sale in sorted(basis.sales, key=lambda sale: (sale.at_us, sale.grant_id)):
-        day = day_of(sale.at_us, zone).isoformat()
+        day = day_of(sale.at_us, zone)
         text = words.top_up(language, sale.amount_ncr, sale.note)
-        yield _line("top_up", text, (day, day), Decimal(format_money(sale.price_minor, currency)), currency)
+        yield _line("top_up", text, (day.isoformat(), (day + timedelta(days=1)).isoformat()), Decimal(format_money(sale.price_minor, currency)), currency)
     for use in _merged(basis.facts.uses):
         yield _line("usage", words.use(language, "usage", use.model, use.project), days, Decimal(0), currency, use=use)
     for use in basis.facts.uses:
@@ -118,7 +119,7 @@ def _lines(basis: Basis, days: tuple[str, str]) -> Iterator[Line]:
 
 
 def _overage(basis: Basis, use: Use, days: tuple[str, str], kind: str) -> Line:
-    version = None if use.subscription is None else basis.versions[use.subscription]
+    version = _priced(basis, use)
     price = None if version is None else version.terms.credit_price
     if use.overage_ncr and price is None:
         raise Conflict(
@@ -128,6 +129,19 @@ def _overage(basis: Basis, use: Use, days: tuple[str, str], kind: str) -> Line:
     plan = {} if version is None else {"plan": version.terms.plan, "plan_version": version.version}
     text = words.use(basis.profile.language, kind, use.model, use.project)
     return _line(kind, text, days, exact, basis.tenant.currency, use=use, unit_price=price if use.overage_ncr else None, **plan)
+
+
+def _priced(basis: Basis, use: Use) -> PlanVersion | None:
+    """Return the plan that says what a credit past the others costs: that in force when the requests began, or the last before it that has a price.
+
+    In the moments after a change a gateway that has not heard of it serves by the old terms, and what it promised then is what is owed.
+    """
+    own = None if use.subscription is None else basis.versions[use.subscription]
+    if own is None or not use.overage_ncr or own.terms.credit_price is not None:
+        return own
+    names = list(basis.versions)
+    before = reversed(names[: names.index(use.subscription or "")])
+    return next((basis.versions[name] for name in before if basis.versions[name].terms.credit_price is not None), own)
 
 
 def _line(kind: str, text: str, days: tuple[str, str], exact: Decimal, currency: str, *, use: Use | None = None, **more: object) -> Line:

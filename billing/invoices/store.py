@@ -127,14 +127,21 @@ def next_number(session: Session, series: str) -> str:
     return f"{series}-{connection.execute(taken).scalar_one():06d}"
 
 
+def settle_sales(session: Session, tenant_id: str, period_us: int, until_us: int) -> None:
+    """Put what was sold by the end of a period, and is in none yet, into that period: whenever it was written, it is on one invoice."""
+    open_ = (_SALE.c.tenant_id == tenant_id) & _SALE.c.period_us.is_(None) & (_SALE.c.at_us < until_us)
+    session.connection().execute(update(_SALE).where(open_).values(period_us=period_us))
+
+
 def add_sale(session: Session, sale: Sale, tenant_id: str) -> None:
     """Say that a grant was sold, and for how much."""
     values = {name: getattr(sale, name) for name in Sale.__struct_fields__}
     session.connection().execute(_SALE.insert().values(tenant_id=tenant_id, **values))
 
 
-def sales(session: Session, tenant_id: str, since_us: int, until_us: int) -> list[Sale]:
-    """Return what was sold to a tenant in [since_us, until_us), in order."""
-    where = (_SALE.c.tenant_id == tenant_id) & (_SALE.c.at_us >= since_us) & (_SALE.c.at_us < until_us)
+def sales(session: Session, tenant_id: str, period_us: int, until_us: int) -> list[Sale]:
+    """Return what was sold to a tenant and belongs to the period that began at `period_us` and ends at `until_us`, in order: settled so, or not yet."""
+    mine = (_SALE.c.period_us == period_us) | (_SALE.c.period_us.is_(None) & (_SALE.c.at_us < until_us))
+    where = (_SALE.c.tenant_id == tenant_id) & mine
     rows = session.connection().execute(select(_SALE).where(where).order_by(_SALE.c.at_us, _SALE.c.grant_id))
     return [Sale(**{name: row._mapping[name] for name in Sale.__struct_fields__}) for row in rows]

@@ -67,7 +67,7 @@ class InvoiceSequenceRow(SQLModel, table=True):
 
 
 class GrantSaleRow(SQLModel, table=True):
-    """A grant that was sold: for how much, in the tenant's currency, and when."""
+    """A grant that was sold: for how much, in the tenant's currency, and when. `period_us` is when the period began whose invoice has it; NULL: none yet."""
 
     __tablename__: ClassVar[str] = "grant_sale"
     __table_args__ = (Index("ix_grant_sale_tenant_id_at_us", "tenant_id", "at_us"),)
@@ -77,3 +77,4 @@ class GrantSaleRow(SQLModel, table=True):
     price_minor: int = Field(sa_type=BigInteger)
     at_us: int = Field(sa_type=BigInteger)
     note: str
+    period_us: int | None = Field(default=None, sa_type=BigInteger)

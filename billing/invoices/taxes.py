@@ -15,7 +15,13 @@ def taxes_of(lines: Iterable[Line], profile: Profile, currency: str) -> tuple[Ta
         group = line.tax_category, line.tax_percent
         groups[group] = groups.get(group, 0) + line.amount_minor
     return tuple(
-        Tax(category=category, percent=percent, taxable_minor=net, tax_minor=tax_of(net, percent, currency), note=None if percent != "0" else profile.tax_note)
+        Tax(
+            category=category,
+            percent=percent,
+            taxable_minor=net,
+            tax_minor=tax_of(net, percent, currency),
+            note=profile.tax_note if Decimal(percent) == 0 else None,
+        )
         for (category, percent), net in sorted(groups.items())
     )
 

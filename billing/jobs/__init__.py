@@ -19,7 +19,7 @@ from billing.errors import BooksUnavailable
 __all__ = ["Report", "job_names", "run_jobs"]
 
 JOBS_LOCK = 0x5745495200000007  # PostgreSQL advisory lock held by a job until it commits; on SQLite a write is alone anyhow
-ROUNDS_MAX = 20  # pieces of one job in a row: what is left waits for the next time
+ROUNDS_MAX = 200  # pieces of one job in a row: what is left waits for the next time
 CLOCK_OFF_US_MAX = 3_600_000_000
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from sqlmodel import Session
 from billing.audit.store import record
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
-from billing.feeds.tell import tell_invoice
+from billing.feeds.tell import tell_invoice, tell_void
 from billing.grants.periods import day_of, month_span
 from billing.invoices import store, words
 from billing.invoices.company import Company
@@ -160,14 +160,17 @@ def void_invoice(db: Database, name: str, now_us: int, *, reason: str) -> Invoic
 
 
 def documents(db: Database, *, month: str, tenant_id: str | None = None) -> list[tuple[Document, str]]:
-    """Return (document, state) of every invoice and credit note, drafts too, of periods that ended within a month, by id. Raises `Invalid`, `NotFound`."""
+    """Return (document, state) of every invoice and credit note, drafts too, of periods that ended within a month, by id; void ones are left out.
+
+    Raises `Invalid`, `NotFound`.
+    """
     with db.read(long=True, snapshot=True) as session:
         if tenant_id is not None:
             require_tenant(session, tenant_id)
         found: list[tuple[Document, str]] = []
         after = ""
         while page := store.invoices(session, tenant_id=tenant_id, ended=_ended_in(month), after=after, limit=LIST_MAX):
-            found += [(_shown(session, one).document, one.state) for one in page]
+            found += [(_shown(session, one).document, one.state) for one in page if one.state != VOID]
             after = page[-1].id
         return found
 
@@ -198,6 +201,9 @@ def _move(db: Database, name: str, now_us: int, *, to: str, note: str | None) ->
         store.change_invoice(session, moved)
         if to == VOID:
             store.insert_invoice(session, _again(session, found, now_us))
+            kept = store.kept(session, found.id)
+            assert kept is not None, "what is issued is kept"
+            tell_void(session, kept[0], now_us)
         record(session, now_us, action=f"invoice.{to}", tenant_id=found.tenant_id, subject=found.id, before=found, after=moved)
         return moved
 

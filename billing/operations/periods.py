@@ -6,8 +6,9 @@ flush books beside it.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 
 import msgspec
 from sqlalchemy import text
@@ -16,7 +17,7 @@ from sqlmodel import Session
 from billing.audit.store import record
 from billing.credits import store as accounts
 from billing.db import LONG_TIMEOUT_MS, Database
-from billing.errors import Conflict, Invalid
+from billing.errors import BillingError
 from billing.grants import store as grants
 from billing.grants.allowance import ensure_allowance
 from billing.grants.grant import Grant
@@ -81,8 +82,9 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
         return [Cut(self.tenant.id, self._in_force(first), first, after) for first, after in pairwise(edges)]
 
     def _in_force(self, at_us: int) -> str | None:
-        found = (one.id for one in self.subscriptions if one.started_us <= at_us and (one.ended_us is None or at_us < one.ended_us))
-        return next(found, None)
+        """Return the subscription in force at an instant, or else the last one before it: a gateway that has not heard of a change yet serves by that."""
+        begun = [one for one in self.subscriptions if one.started_us <= at_us and one.ended_us != one.started_us]
+        return max(begun, key=lambda one: (one.started_us, one.id)).id if begun else None
 
 
 def grace_us(session: Session) -> int:
@@ -92,9 +94,9 @@ def grace_us(session: Session) -> int:
 
 
 def close_due(session: Session, now_us: int, *, limit: int, tenant_id: str | None = None) -> int:
-    """Close periods whose end and grace have passed, the first to end first, one a tenant and at most `limit`; return for how many tenants something was done.
+    """Close periods whose end and grace have passed, the first to end first, one a tenant and at most `limit`; return how many tenants were looked at.
 
-    A tenant whose period cannot be invoiced is logged and stays open; the others go on.
+    A tenant whose period cannot be invoiced is logged, stays open and is looked at again in an hour; the others go on.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PERIODS_LOCK})
@@ -106,8 +108,9 @@ def close_due(session: Session, now_us: int, *, limit: int, tenant_id: str | Non
     waiting = [_next(held[cursor.tenant_id], 0, now_us) for cursor in due if cursor.start_us is None]
     store.put_cursor(session, waiting)
     ended = [(held[cursor.tenant_id], span) for cursor in due if (span := _ended(held[cursor.tenant_id], cursor)) is not None]
-    done = _close(session, ended, now_us) if ended else 0
-    return len(begun) + sum(cursor.start_us is not None for cursor in waiting) + done
+    if ended:
+        _close(session, ended, now_us)
+    return len(begun) + len(due)
 
 
 def closing(session: Session, ended: Sequence[tuple[Holder, Span]], now_us: int) -> list[Facts]:
@@ -115,13 +118,16 @@ def closing(session: Session, ended: Sequence[tuple[Holder, Span]], now_us: int)
     names = [holder.tenant.id for holder, _span in ended]
     before = store.last_closed(session, names)
     uses = store.uses(session, [cut for holder, span in ended for cut in holder.cuts(span)])
-    missed = {name for name, count in store.unknown(session, names).items() if count}
+    counts, looked = store.booked(session, names), store.cursors(session, names)
     given, repaid, owed = grants.grants_of(session, names), ledger.repaid(session, names), accounts.totals_of(session, names)
     found = []
     for holder, span in ended:
         name = holder.tenant.id
         mine = in_order(use for cut in holder.cuts(span) for use in uses.get(cut, ()))
-        corrections = _corrections(session, holder, span) if name in missed else ()
+        seen = looked[name].seen if name in looked else {}
+        odd = sum(use.requests for use in mine) != counts.get(name, {}).get(span.start_us, 0)  # some are counted in a neighbouring month
+        news = odd or any(events != seen.get(start_us, 0) for start_us, events in counts.get(name, {}).items() if start_us < span.start_us)
+        corrections = _corrections(session, holder, span) if news and name in before else ()
         debt = owed[name].debt_ncr if name in owed else 0
         totals = _totals(given.get(name, []), span.end_us, repaid.get(name, 0), debt)
         used = sum(use.covered_ncr for use in mine) + sum(use.covered_ncr for one in corrections for use in one.uses)
@@ -147,11 +153,7 @@ def write_draft(session: Session, holder: Holder, facts: Facts) -> Document:
     """Write the invoice of a period as things are now: its facts, who the tenant and the company are on paper. Raises `Conflict` where it cannot be priced."""
     tenant = holder.tenant
     in_force = next((one for one in holder.subscriptions if one.started_us <= facts.start_us and (one.ended_us is None or facts.start_us < one.ended_us)), None)
-    named = {use.subscription for use in facts.uses} | {use.subscription for one in facts.corrections for use in one.uses}
-    wanted = {one.id: one for one in holder.subscriptions if one.id in named or one is in_force}
-    versions = {name: _version(session, one) for name, one in wanted.items()}
-    first = holder.span(facts.start_us)
-    since_us = facts.start_us if first is None else first.since_us
+    versions = {one.id: _version(session, one) for one in holder.subscriptions}
     return draft(
         Basis(
             tenant=tenant,
@@ -159,23 +161,24 @@ def write_draft(session: Session, holder: Holder, facts: Facts) -> Document:
             company=invoices.get_company(session),
             facts=facts,
             fees=() if in_force is None else _fees(versions[in_force.id]),
-            sales=_sales(session, tenant.id, since_us, facts.end_us),
+            sales=_sales(session, facts),
             versions=versions,
         )
     )
 
 
 def close_tenant(db: Database, tenant_id: str, now_us: int) -> int:
-    """Close the periods of one tenant that are due now; return how many. Raises `NotFound`."""
+    """Close the periods of one tenant that are due now; return how many times it was looked at. Raises `NotFound`."""
     done = 0
     while True:
         with db.write() as session:
+            tenants.note_change(session, tenant_id, now_us)  # first, as in every admin write: whoever comes the other way round would be in a deadlock
             require_tenant(session, tenant_id)
             before = store.cursor(session, tenant_id)
             if not close_due(session, now_us, limit=1, tenant_id=tenant_id):
                 return done
             after = store.cursor(session, tenant_id)
-            steps = [None if one is None else one._asdict() for one in (before, after)]
+            steps = [None if one is None else {"start_us": one.start_us, "end_us": one.end_us} for one in (before, after)]
             record(session, now_us, action="period.close", tenant_id=tenant_id, subject=tenant_id, before=steps[0], after=steps[1])
             done += 1
 
@@ -195,22 +198,26 @@ def list_periods(db: Database, tenant_id: str, now_us: int) -> list[Period]:
         return found
 
 
-def _close(session: Session, ended: Sequence[tuple[Holder, Span]], now_us: int) -> int:
+def _close(session: Session, ended: Sequence[tuple[Holder, Span]], now_us: int) -> None:
     accounts.lock(session, [holder.tenant.id for holder, _span in ended])
     for holder, span in ended:
         _roll_over(session, holder, span)
+    names = [holder.tenant.id for holder, _span in ended]
+    cursors, counts = store.cursors(session, names), store.booked(session, names)
     ready: list[tuple[Holder, Facts, Document]] = []
     for (holder, _span), facts in zip(ended, closing(session, ended, now_us), strict=True):
         try:
             ready.append((holder, facts, write_draft(session, holder, facts)))
-        except (Conflict, Invalid) as error:
+        except BillingError as error:
             log.error("the period of tenant `%s` stays open, it cannot be invoiced: %s", holder.tenant.id, error)
+            later_us = now_us - grace_us(session) + HOUR_US  # when it counts as ended again
+            store.put_cursor(session, [Cursor(holder.tenant.id, facts.start_us, later_us, cursors[holder.tenant.id].seen)])
     store.insert_closed(session, [facts for _holder, facts, _document in ready], now_us)
     for _holder, facts, document in ready:
+        invoices.settle_sales(session, facts.tenant_id, facts.start_us, facts.end_us)
         if document.lines:
             invoices.insert_invoice(session, _row(session, facts, document, now_us))
-    store.put_cursor(session, [_next(holder, facts.end_us, now_us) for holder, facts, _document in ready])
-    return len(ready)
+    store.put_cursor(session, [_next(holder, facts.end_us, now_us, counts.get(facts.tenant_id, {})) for holder, facts, _document in ready])
 
 
 def _row(session: Session, facts: Facts, document: Document, now_us: int) -> Invoice:
@@ -232,9 +239,9 @@ def _row(session: Session, facts: Facts, document: Document, now_us: int) -> Inv
     )
 
 
-def _sales(session: Session, tenant_id: str, since_us: int, until_us: int) -> tuple[Sale, ...]:
-    """Return what was sold within a period; what was voided before any of it was used is no sale."""
-    sold = invoices.sales(session, tenant_id, since_us, until_us)
+def _sales(session: Session, facts: Facts) -> tuple[Sale, ...]:
+    """Return what was sold and is on no earlier invoice; what was voided before any of it was used is no sale."""
+    sold = invoices.sales(session, facts.tenant_id, facts.start_us, facts.end_us)
     unused = {grant.id for grant in grants.get_grants(session, [sale.grant_id for sale in sold]) if grant.voided_ncr == grant.amount_ncr} if sold else set()
     return tuple(sale for sale in sold if sale.grant_id not in unused)
 
@@ -282,11 +289,11 @@ def _ended(holder: Holder, cursor: Cursor) -> Span | None:
     return holder.span(cursor.start_us)
 
 
-def _next(holder: Holder, after_us: int, now_us: int) -> Cursor:
+def _next(holder: Holder, after_us: int, now_us: int, seen: Mapping[int, int] = MappingProxyType({})) -> Cursor:
     span = holder.span(after_us)
     if span is None:  # its months begin with its first request: looked at again tomorrow
-        return Cursor(holder.tenant.id, None, now_us + DAY_US)
-    return Cursor(holder.tenant.id, span.start_us, span.end_us)
+        return Cursor(holder.tenant.id, None, now_us + DAY_US, seen)
+    return Cursor(holder.tenant.id, span.start_us, span.end_us, seen)
 
 
 def _totals(given: Iterable[Grant], end_us: int, repaid_ncr: int, debt_ncr: int) -> Totals:

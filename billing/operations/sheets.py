@@ -13,7 +13,8 @@ import msgspec
 
 from billing.errors import Invalid
 
-ROWS_MAX = 100_000
+ROWS_MAX = 20_000  # one transaction holds the admin lock for all of them
+FAULTS_MAX = 1_000  # that are told one by one: past it a file is another one than was meant
 _FORMULA = ("'=", "'+", "'-", "'@")
 
 
@@ -70,6 +71,8 @@ def read_rows(data: bytes, known: Sequence[str], needed: Sequence[str]) -> tuple
             rows.append(Row(line, {column: cell[1:] if cell.startswith(_FORMULA) else cell for column, cell in zip(header, cells, strict=True)}))
         if len(rows) > ROWS_MAX:
             raise Invalid("file", f"file: more than {ROWS_MAX} rows; import it in parts")
+        if len(faults) > FAULTS_MAX:
+            raise Invalid("file", f"file: more than {FAULTS_MAX} rows have not the {len(header)} cells of the header, the first on line {faults[0].line}")
     if header is None:
         raise Invalid("file", f"file: is empty; its first line names the columns, of which {', '.join(needed)} are needed")
     return rows, faults

@@ -58,8 +58,11 @@ def add_webhook(
             require_tenant(session, tenant_id)
         alike = [one for one in store.all_webhooks(session) if one.url == url and one.tenant_id == tenant_id and one.disabled_us is None]
         same = [one for one in alike if kind == WEBHOOK or one.events == chosen]
+        if kind == STRIPE and not same:
+            billed = (one for one in store.all_webhooks(session) if one.kind == STRIPE and one.url == url and one.disabled_us is None)
+            same = [one for one in billed if None in (one.tenant_id, tenant_id) or one.tenant_id == tenant_id]
         if same:
-            raise Conflict(f"webhook `{same[0].id}` has this URL and tenant already, and would be told everything twice; remove it first")
+            raise Conflict(f"webhook `{same[0].id}` has this URL and tenant already, and would be told the same twice; remove it first")
         store.insert_webhook(session, webhook)
         record(session, now_us, action="webhook.add", tenant_id=tenant_id, subject=webhook.id, before=None, after=_recorded(webhook))
     return AddedWebhook(webhook=webhook, secret=secret_text(signing_key(hasher, webhook.id)) if kind == WEBHOOK else None)

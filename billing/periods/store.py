@@ -1,11 +1,12 @@
 """Queries over billing periods, and over what their usage comes to. Takes a session, never commits; a closed period is inserted and never changed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Table, func, select, text, tuple_
+from sqlalchemy import Row, Table, func, select, text, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
@@ -46,11 +47,15 @@ class Cut(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """The oldest open period of a tenant; `start_us` None: it has none yet, and is to be looked at again at `end_us`."""
+    """The oldest open period of a tenant; `start_us` None: it has none yet, and is to be looked at again at `end_us`.
+
+    `seen`: how many requests were booked for each month when one was closed last, by when the month began. Where it is another number now, something is late.
+    """
 
     tenant_id: str
     start_us: int | None
     end_us: int
+    seen: Mapping[int, int] = MappingProxyType({})
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,16 +84,21 @@ def uses(session: Session, cuts: Sequence[Cut]) -> dict[Cut, list[Use]]:
 
 def due(session: Session, by_us: int, limit: int, tenant_id: str | None = None) -> list[Cursor]:
     """Return tenants whose oldest open period ended by an instant, the first to end first, at most `limit`. Costs what it finds."""
-    query = select(_CURSOR.c.tenant_id, _CURSOR.c.start_us, _CURSOR.c.end_us).where(_CURSOR.c.end_us <= by_us)
+    query = select(_CURSOR).where(_CURSOR.c.end_us <= by_us)
     if tenant_id is not None:
         query = query.where(_CURSOR.c.tenant_id == tenant_id)
-    return [Cursor(*row) for row in session.connection().execute(query.order_by(_CURSOR.c.end_us, _CURSOR.c.tenant_id).limit(limit))]
+    return [_cursor(row) for row in session.connection().execute(query.order_by(_CURSOR.c.end_us, _CURSOR.c.tenant_id).limit(limit))]
 
 
 def cursor(session: Session, tenant_id: str) -> Cursor | None:
     """Return how far a tenant's periods are closed; None where nobody has looked yet."""
-    row = session.connection().execute(select(_CURSOR.c.tenant_id, _CURSOR.c.start_us, _CURSOR.c.end_us).where(_CURSOR.c.tenant_id == tenant_id)).first()
-    return None if row is None else Cursor(*row)
+    return cursors(session, [tenant_id]).get(tenant_id)
+
+
+def cursors(session: Session, tenant_ids: Iterable[str]) -> dict[str, Cursor]:
+    """Return how far the periods of these tenants are closed, of each at which somebody has looked."""
+    rows = session.connection().execute(select(_CURSOR).where(_CURSOR.c.tenant_id.in_(sorted(set(tenant_ids)))))
+    return {row.tenant_id: _cursor(row) for row in rows}
 
 
 def without_cursor(session: Session, limit: int, tenant_id: str | None = None) -> list[str]:
@@ -103,8 +113,8 @@ def put_cursor(session: Session, cursors: Iterable[Cursor]) -> None:
     """Write how far tenants' periods are closed, in place of what stood there."""
     connection = session.connection()
     new = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(_CURSOR)
-    put = new.on_conflict_do_update(index_elements=["tenant_id"], set_={"start_us": new.excluded.start_us, "end_us": new.excluded.end_us})
-    rows = [one._asdict() for one in cursors]
+    put = new.on_conflict_do_update(index_elements=["tenant_id"], set_={name: new.excluded[name] for name in ("start_us", "end_us", "seen")})
+    rows = [one._asdict() | {"seen": {str(start_us): events for start_us, events in one.seen.items()}} for one in cursors]
     if rows:
         connection.execute(put, rows)
 
@@ -147,20 +157,13 @@ def all_closed(session: Session, tenant_id: str | None = None, *, after_seq: int
     return [Closed(facts=unseal(row.facts), closed_us=row.closed_us, close_seq=row.close_seq, sha256=row.sha256) for row in session.connection().execute(query)]
 
 
-def unknown(session: Session, tenant_ids: Iterable[str]) -> dict[str, int]:
-    """Return how many requests the books have of closed periods that those do not know of, by tenant; from running sums, no event is read.
-
-    Requests of before sums were kept are in neither. Where it is 0, nothing was late.
-    """
-    names = sorted(set(tenant_ids))
-    connection = session.connection()
-    known = select(_PERIOD.c.tenant_id, func.sum(_PERIOD.c.events + _PERIOD.c.late_events), func.max(_PERIOD.c.start_us))
-    rows = {row[0]: (int(row[1]), row[2]) for row in connection.execute(known.where(_PERIOD.c.tenant_id.in_(names)).group_by(_PERIOD.c.tenant_id))}
-    found = dict.fromkeys(rows, 0)
-    for row in connection.execute(select(_SUM.c.tenant_id, _SUM.c.start_us, _SUM.c.events).where(_SUM.c.span == PERIOD, _SUM.c.tenant_id.in_(names))):
-        if row.tenant_id in rows and row.start_us <= rows[row.tenant_id][1]:
-            found[row.tenant_id] += row.events
-    return {tenant_id: booked - rows[tenant_id][0] for tenant_id, booked in found.items()}
+def booked(session: Session, tenant_ids: Iterable[str]) -> dict[str, dict[int, int]]:
+    """Return how many requests were booked for each month of tenants, by tenant and by when the month began: running sums, no event is read."""
+    found: dict[str, dict[int, int]] = defaultdict(dict)
+    query = select(_SUM.c.tenant_id, _SUM.c.start_us, _SUM.c.events).where(_SUM.c.span == PERIOD, _SUM.c.tenant_id.in_(sorted(set(tenant_ids))))
+    for tenant_id, start_us, events in session.connection().execute(query):
+        found[tenant_id][start_us] = events
+    return found
 
 
 def known(session: Session, tenant_ids: Iterable[str]) -> dict[str, list[Facts]]:
@@ -177,3 +180,7 @@ def sealed(session: Session) -> Iterable[tuple[str, int, str, str]]:
     query = select(_PERIOD.c.tenant_id, _PERIOD.c.start_us, _PERIOD.c.facts, _PERIOD.c.sha256).order_by(_PERIOD.c.close_seq)
     for row in session.connection().execute(query.execution_options(yield_per=100)):
         yield row[0], row[1], row[2], row[3]
+
+
+def _cursor(row: Row[Any]) -> Cursor:
+    return Cursor(row.tenant_id, row.start_us, row.end_us, {int(start_us): events for start_us, events in row.seen.items()})

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from sqlalchemy import BigInteger
+from sqlalchemy import JSON, BigInteger
 from sqlmodel import Field, SQLModel
 
 
@@ -25,9 +25,13 @@ class BillingPeriodRow(SQLModel, table=True):
 
 
 class BillingCursorRow(SQLModel, table=True):
-    """The oldest open period of a tenant: when it began and ends. `start_us` NULL: it has none yet, and is looked at again at `end_us`."""
+    """The oldest open period of a tenant: when it began and ends. `start_us` NULL: it has none yet, and is looked at again at `end_us`.
+
+    `seen`: how many requests were booked for each month when one was closed last.
+    """
 
     __tablename__: ClassVar[str] = "billing_cursor"
     tenant_id: str = Field(primary_key=True, foreign_key="tenant.id")
     start_us: int | None = Field(default=None, sa_type=BigInteger)
     end_us: int = Field(sa_type=BigInteger, index=True)
+    seen: dict[str, int] = Field(sa_type=JSON)

@@ -38,7 +38,7 @@ def of_key(database: Database, hasher: KeyHasher, secret: str, now_us: int) -> I
     """Return who a key stands for. It is looked up in the books, never cached: 401 for one that is unknown, revoked or expired."""
     with database.read() as session:
         principal = find_principal(session, hasher.digest(secret), now_us)
-    if principal is None:
+    if principal is None or principal.closed:
         raise HTTPException(401, "This key is unknown, revoked or expired.", CHALLENGE)
     held = frozenset() if principal.role is None else frozenset({principal.role})
     return Identity(

@@ -90,7 +90,8 @@ def issue(
 ) -> None:
     """Issue a draft, or a month's: each gets the next number of its series, and is never changed again.
 
-    Interrupted, what is issued stays issued, and the same command goes on with the rest. Drafts that come to nothing stay drafts; one can be issued by id.
+    Interrupted, what is issued stays issued, and the same command goes on with the rest. Drafts that come to nothing stay drafts, and so do those whose
+    forerunner is void; each can be issued by its id.
     """
     if (invoice is None) == (month is None):
         raise Invalid("invoice", "name an invoice, or a month with --month")
@@ -99,7 +100,7 @@ def issue(
             chosen = [invoices.show_invoice(books.database, invoice).invoice]
         else:
             drafts = (invoices.show_invoice(books.database, one.id).invoice for one in _all(books, month=month, state=DRAFT))
-            chosen = [one for one in drafts if one.total_minor]
+            chosen = [one for one in drafts if one.total_minor and "." not in one.id]  # one whose forerunner is void is issued by its id
         sums = ", ".join(f"{format_money(total, currency)} {currency}" for currency, total in sorted(_sums(chosen).items()))
         what = f"{len(chosen)} invoices that come to {sums}" if len(chosen) != 1 else f"{chosen[0].id}, which comes to {sums}"
         if not chosen:

@@ -148,7 +148,9 @@ class WebhookSettings(Section):
     allow_http: bool = Field(False, description="also take http:// endpoints on other machines, where anybody on the way can read and change what is sent")
     timeout_s: float = Field(10.0, gt=0, le=60, description="an endpoint that has not answered by then is tried again later")
     stripe_key: SecretStr | None = Field(None, description="the restricted or secret key for destinations of kind stripe; it stands in no database")
+    stripe_url: str = Field("https://api.stripe.com", description="where the key of Stripe may be sent, and nowhere else")
     openmeter_key: SecretStr | None = Field(None, description="the token for destinations of kind openmeter, where they ask for one")
+    openmeter_url: str = Field("https://openmeter.cloud", description="where the token of OpenMeter may be sent, and nowhere else: scheme, host and port")
     at_once_max: int = Field(32, ge=1, le=1000, description="messages under way at the same time from one process, at most 4 to one endpoint")
 
 

@@ -10,11 +10,12 @@ anything else                                          500  internal; the log ha
 """
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
@@ -117,8 +118,12 @@ class ProblemRoute(APIRoute):
         inner = super().get_route_handler()
         body = None if self.body_field is None else self.body_field.field_info.annotation
 
+        dry = "dry_run" in _queries(self.dependant)
+
         async def handle(request: Request) -> Response:
             try:
+                if not dry and request.method != "GET" and "dry_run" in request.query_params:
+                    raise Invalid("dry_run", "dry_run: is not taken here, and nothing was done; leave it out to do it")
                 response = await inner(Request(request.scope, _bounded(request, self.body_bytes_max)))
                 response.headers.setdefault("cache-control", "no-store")  # balances, keys and invoices are no proxy's to keep
                 return response
@@ -126,6 +131,13 @@ class ProblemRoute(APIRoute):
                 return problem_of(error, body)
 
         return handle
+
+
+def _queries(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of the query parameters of an endpoint and of all that it depends on."""
+    yield from (parameter.alias for parameter in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _queries(inner)
 
 
 def _bounded(request: Request, most: int) -> Callable[[], Coroutine[Any, Any, Message]]:

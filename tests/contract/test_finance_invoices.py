@@ -88,3 +88,23 @@ def test_404_and_422_for_what_is_not_there(api: AdminApi) -> None:
     problem(api.http.get("/finance/invoices/INV-000009"), 404, "not_found")
     problem(api.http.get("/finance/periods/nobody"), 404, "not_found")
     assert fields(problem(api.http.get("/finance/invoices", params={"state": "sent"}), 422, "invalid")) == ["state"]
+
+
+def test_a_dry_run_issues_nothing_and_where_there_is_none_it_is_refused(api: AdminApi) -> None:
+    name = closed(api)
+    said = api.http.post(f"/finance/invoices/{name}/issue?dry_run=true")
+    assert (said.json()["number"], said.headers["x-weir-dry-run"]) == ("INV-000001", "true")
+    assert api.http.get(f"/finance/invoices/{name}").json()["state"] == "draft"
+    assert api.http.post(f"/finance/invoices/{name}/issue").json()["number"] == "INV-000001"
+    refused = api.http.post("/finance/periods/acme/close?dry_run=true")
+    assert fields(problem(refused, 422, "invalid")) == ["dry_run"]
+
+
+def test_an_invoice_is_downloaded_on_paper_and_a_months_as_a_table_without_what_is_void(api: AdminApi) -> None:
+    name = closed(api)
+    api.http.post(f"/finance/invoices/{name}/issue")
+    api.http.post("/finance/invoices/INV-000001/void", json={"reason": "twice"})
+    paper = api.http.get("/finance/invoices/INV-000001/file")
+    assert (paper.headers["content-type"], paper.content[:5]) == ("application/pdf", b"%PDF-")
+    table = api.http.get("/finance/invoices/file", params={"month": "2026-12"})
+    assert (table.headers["x-weir-rows"], "49.5" in table.headers["x-weir-totals"]) == ("4", True)  # the draft that took its place: three lines and a tax

@@ -22,7 +22,7 @@ from billing.alerts.webhook import FEEDS, Delivery, Webhook
 from billing.credits import store as accounts
 from billing.db import Database
 from billing.errors import Conflict, Invalid, NotFound
-from billing.feeds.tell import tell_invoice
+from billing.feeds.tell import tell_invoice, tell_void
 from billing.feeds.use import HOUR_US, MILLI_NCR, Hour, Use, delivery_of
 from billing.invoices.document import Document, Line, Tax
 from billing.jobs.tell_usage import run_once
@@ -200,9 +200,10 @@ def test_whatever_the_order_of_booking_and_telling_the_sum_told_is_the_sum_booke
 # ---- what is on the wire ----
 
 
-async def send(db: Database, transport: HttpxTransport, **keys: SecretStr) -> list[str]:
+async def send(db: Database, transport: HttpxTransport, home: str = "", **keys: SecretStr) -> list[str]:
     outcomes: list[str] = []
-    sender = Sender(db, HASHER, transport, ManualClock(LATER_US), settings=WebhookSettings(**keys), count=outcomes.append)
+    settings_ = WebhookSettings(**keys, **({"stripe_url": home, "openmeter_url": home} if home else {}))
+    sender = Sender(db, HASHER, transport, ManualClock(LATER_US), settings=settings_, count=outcomes.append)
     while await sender.turn():
         await sender.settle()
     return outcomes
@@ -214,7 +215,7 @@ async def test_a_meter_event_is_what_stripes_own_sdk_sends(db: Database, receive
     add(db, url, kind="stripe", events=("usage.hourly",), options={"meter": "weir_millicredits"})
     used(db, request(1, 12_345_678_901))
     (message,) = told(db)
-    assert await send(db, transport, stripe_key=SecretStr("sk_test_1")) == ["delivered"]
+    assert await send(db, transport, url, stripe_key=SecretStr("sk_test_1")) == ["delivered"]
     client = stripe.StripeClient("sk_test_1", base_addresses={"api": url}, max_network_retries=0)
     client.v1.billing.meter_events.create(
         {
@@ -240,7 +241,7 @@ async def test_an_invoice_is_items_that_sum_to_its_total_as_stripes_own_sdk_send
     with db.write() as session:
         assert (tell_invoice(session, INVOICE, NOON_US), tell_invoice(session, replace(INVOICE, tenant_id="zoo"), NOON_US)) == (3, 0)
         assert tell_invoice(session, INVOICE, NOON_US) == 3  # told again: the same messages, which are there already
-    assert await send(db, transport, stripe_key=SecretStr("sk_test_1")) == ["delivered"] * 3
+    assert await send(db, transport, url, stripe_key=SecretStr("sk_test_1")) == ["delivered"] * 3
     bodies = [parse_qs(seen.body.decode()) for seen in receiver.requests]
     assert sum(int(body["amount"][0]) for body in bodies) == INVOICE.total_minor
     first = next(seen for seen in receiver.requests if b"amount=4900" in seen.body)
@@ -258,11 +259,25 @@ async def test_an_invoice_is_items_that_sum_to_its_total_as_stripes_own_sdk_send
     assert (first.method, first.path) == (receiver.requests[-1].method, receiver.requests[-1].path)
 
 
+async def test_an_invoice_that_is_void_is_taken_back_item_by_item(db: Database, receiver: ScriptedUpstream, transport: HttpxTransport) -> None:
+    url = f"http://127.0.0.1:{receiver.port}"
+    webhooks.set_stripe_customer(db, "acme", "cus_1", MIDNIGHT_US)
+    add(db, url, kind="stripe", events=("invoice.issued",))
+    hook = add(db, f"{url}/hook", events=("invoice.issued",))
+    with db.write() as session:
+        assert (tell_invoice(session, INVOICE, NOON_US), tell_void(session, INVOICE, NOON_US + 1)) == (4, 4)
+    assert await send(db, transport, url, stripe_key=SecretStr("sk_test_1")) == ["delivered"] * 8
+    items = [parse_qs(seen.body.decode()) for seen in receiver.requests if seen.path == "/v1/invoiceitems"]
+    assert sum(int(item["amount"][0]) for item in items) == 0
+    assert {item["description"][0].partition(": ")[0] for item in items if item["amount"][0].startswith("-")} == {"void"}
+    assert {msgspec.json.decode(one.body)["type"] for one in webhooks.list_deliveries(db, hook.webhook.id)} == {"invoice.issued", "invoice.void"}
+
+
 async def test_openmeter_gets_cloud_events_that_the_specifications_sdk_reads(db: Database, receiver: ScriptedUpstream, transport: HttpxTransport) -> None:
     add(db, f"http://127.0.0.1:{receiver.port}/api/v1/events", kind="openmeter", events=("usage.hourly",))
     used(db, request(1, 10**9), request(2, 5, project="lab"))
     (message,) = told(db)
-    assert await send(db, transport, openmeter_key=SecretStr("om_1")) == ["delivered"]
+    assert await send(db, transport, f"http://127.0.0.1:{receiver.port}", openmeter_key=SecretStr("om_1")) == ["delivered"]
     (seen,) = receiver.requests
     assert (seen.path, seen.headers["content-type"], seen.headers["authorization"]) == ("/api/v1/events", "application/cloudevents-batch+json", "Bearer om_1")
     read = [from_structured_event(HTTPMessage({"content-type": "application/cloudevents+json"}, msgspec.json.encode(one))) for one in seen.json()]
@@ -296,6 +311,23 @@ async def test_without_its_key_stripe_is_not_called_and_the_message_waits(db: Da
     assert {(one.state, one.answer) for one in webhooks.list_deliveries(db)} == {
         ("waiting", "no answer: webhooks.stripe_key is not set in this gateway's configuration")
     }
+
+
+async def test_a_key_is_sent_to_the_host_of_the_configuration_and_to_no_other(db: Database, receiver: ScriptedUpstream, transport: HttpxTransport) -> None:
+    webhooks.set_stripe_customer(db, "acme", "cus_1", MIDNIGHT_US)
+    add(db, f"http://127.0.0.1:{receiver.port}", kind="stripe", events=("invoice.issued",))
+    with db.write() as session:
+        tell_invoice(session, INVOICE, NOON_US)
+    assert set(await send(db, transport, stripe_key=SecretStr("sk_test_1"))) == {"retried"}
+    assert receiver.requests == []
+    assert "its key is sent nowhere else" in (webhooks.list_deliveries(db)[0].answer or "")
+
+
+def test_stripe_is_not_billed_by_two_destinations_for_one_tenant(db: Database) -> None:
+    add(db, kind="stripe", events=("invoice.issued",))
+    for tenant, events, options in (("acme", ("invoice.issued",), {}), (None, ("usage.hourly",), {"meter": "m"})):
+        with pytest.raises(Conflict, match="told the same twice"):
+            add(db, kind="stripe", events=events, options=options, tenant_id=tenant)
 
 
 def test_a_message_that_failed_can_be_sent_again_and_no_other(db: Database) -> None:

@@ -18,7 +18,8 @@ def upgrade() -> None:
     )  # fmt: skip
     op.create_index("ix_billing_period_end_us", "billing_period", ["end_us"])
     op.create_table(
-        "billing_cursor", _text("tenant_id"), _big("start_us", null=True), _big("end_us"), sa.PrimaryKeyConstraint("tenant_id"),
+        "billing_cursor", _text("tenant_id"), _big("start_us", null=True), _big("end_us"), sa.Column("seen", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id"),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenant.id"]),
     )  # fmt: skip
     op.create_index("ix_billing_cursor_end_us", "billing_cursor", ["end_us"])
@@ -38,6 +39,7 @@ def upgrade() -> None:
     op.create_table("invoice_sequence", _text("series"), _big("last"), sa.PrimaryKeyConstraint("series"))
     op.create_table(
         "grant_sale", _text("grant_id"), _text("tenant_id"), _big("amount_ncr"), _big("price_minor"), _big("at_us"), _text("note"),
+        _big("period_us", null=True),
         sa.PrimaryKeyConstraint("grant_id"), sa.ForeignKeyConstraint(["grant_id"], ["credit_grant.id"]),
     )  # fmt: skip
     op.create_index("ix_grant_sale_tenant_id_at_us", "grant_sale", ["tenant_id", "at_us"])

@@ -16,7 +16,7 @@ from gateway.wire.sheets import SHOWN, shown
 class FileRoute(ProblemRoute):
     """A route that takes files."""
 
-    body_bytes_max = 16 * 2**20
+    body_bytes_max = 4 * 2**20
 
 
 router = problem_router("/tenants/import", FileRoute)

@@ -140,7 +140,7 @@ def change(tenant_id: str, body: TenantChange, desk: ChangingDesk) -> TenantMove
 
 
 @router.delete("/{tenant_id}/next-plan", summary="Take back a change of plan")
-def stay(tenant_id: str, desk: AdminDesk) -> TenantOut:
+def stay(tenant_id: str, desk: ChangingDesk) -> TenantOut:
     """Take back the change of plan, or the closing, that is to come."""
     subscriptions.cancel_change(desk.database, tenant_id, desk.now_us())
     desk.changed()

@@ -13,6 +13,7 @@ from billing.operations import invoices
 from billing.operations.company import get_company
 from billing.operations.exports import invoice_file
 from gateway.auth.admin import AdminDesk, Desk
+from gateway.auth.rehearsal import ChangingDesk
 from gateway.config.forms import Form, Slug
 from gateway.wire.documents import document_figures, invoice_figures
 from gateway.wire.download import download
@@ -119,25 +120,25 @@ def export_one(invoice_id: str, desk: AdminDesk, format: Literal["pdf", "csv", "
 
 
 @router.post("/{invoice_id}/issue", summary="Issue an invoice")
-def issue(invoice_id: str, desk: AdminDesk) -> InvoiceShown:
+def issue(invoice_id: str, desk: ChangingDesk) -> InvoiceShown:
     """Give a draft its number and keep what it says, for ever."""
     return _shown(invoices.issue_invoice(desk.database, invoice_id, desk.now_us()))
 
 
 @router.post("/{invoice_id}/pay", summary="Mark an invoice as paid")
-def pay(invoice_id: str, body: Paid, desk: AdminDesk) -> InvoiceOut:
+def pay(invoice_id: str, body: Paid, desk: ChangingDesk) -> InvoiceOut:
     """Say that an issued invoice is paid."""
     return _out(invoices.pay_invoice(desk.database, invoice_id, desk.now_us(), note=body.note))
 
 
 @router.post("/{invoice_id}/void", summary="Declare an invoice void")
-def void(invoice_id: str, body: Reason, desk: AdminDesk) -> InvoiceOut:
+def void(invoice_id: str, body: Reason, desk: ChangingDesk) -> InvoiceOut:
     """Declare an issued invoice void; its number stays its own, and its period has a draft again."""
     return _out(invoices.void_invoice(desk.database, invoice_id, desk.now_us(), reason=body.reason))
 
 
 @router.post("/{invoice_id}/credit", summary="Credit an invoice", status_code=201)
-def credit(invoice_id: str, body: Credit, desk: AdminDesk) -> InvoiceShown:
+def credit(invoice_id: str, body: Credit, desk: ChangingDesk) -> InvoiceShown:
     """Correct an issued invoice by a credit note, with a number of its own."""
     return _shown(invoices.credit_invoice(desk.database, invoice_id, desk.now_us(), reason=body.reason, parts=_parts(desk, invoice_id, body)))
 

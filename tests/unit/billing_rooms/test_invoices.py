@@ -20,9 +20,10 @@ from billing.grants.allowance import ensure_allowance
 from billing.invoices import store
 from billing.invoices.company import Company
 from billing.invoices.document import Document, Line
-from billing.jobs.settle_periods import run_once
+from billing.jobs.settle_periods import TENANTS_MAX, run_once
 from billing.money import NCR_PER_CREDIT as CREDIT
-from billing.operations import grants, invoices, ledger, periods, plans, subscriptions, tenants
+from billing.operations import closing, grants, invoices, ledger, periods, plans, subscriptions, tenants
+from billing.periods import store as periods_store
 from billing.plans.terms import PlanTerms
 from billing.tenants.profile import Party, Profile
 from billing.tenants.store import set_profile
@@ -293,15 +294,55 @@ def test_what_would_be_invoiced_now_is_shown_without_writing_anything(db: Databa
     assert document.id == closed(db, "acme").id
 
 
-def test_use_that_no_plan_prices_is_not_invoiced_for_nothing(db: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_use_that_no_plan_ever_priced_is_not_invoiced_for_nothing_and_keeps_nobody_else(db: Database, caplog: pytest.LogCaptureFixture) -> None:
     sender(db)
-    tenant(db, "free", on_exhausted="slow", credit_price=None, allowance_ncr=0)
+    for number in range(TENANTS_MAX + 1):
+        tenant(db, f"free{number}", on_exhausted="slow", credit_price=None, allowance_ncr=0)
+        used(db, f"free{number}", BEGIN_US + DAY_US, 5, past=5)  # past its credits and fast: no plan of ours does that
     tenant(db, "other", monthly_fee_minor=100)
-    used(db, "free", BEGIN_US + DAY_US, 5, past=5)  # past its credits and fast: no plan of ours does that
-    assert periods.close_tenant(db, "free", AFTER_US) == 1
+    while db.retrying(lambda session: run_once(session, AFTER_US)):
+        pass
     assert "cannot be invoiced" in caplog.text and "no plan was in force that says what a credit costs" in caplog.text
-    assert invoices.list_invoices(db, tenant_id="free") == []
-    assert closed(db, "other").net_minor == 100
+    assert [one.tenant_id for one in invoices.list_invoices(db)] == ["other"]
+    with db.read() as session:
+        again = periods_store.due(session, AFTER_US, 100)
+    assert {cursor.end_us + 71 * HOUR_US for cursor in again} == {AFTER_US}, "looked at again in an hour"
+
+
+def test_use_in_the_moments_after_a_change_is_priced_by_the_plan_it_was_served_under(db: Database) -> None:
+    sender(db)
+    tenant(db, "ends", monthly_fee_minor=100, credit_price="0.10")
+    tenant(db, "moves", monthly_fee_minor=100, credit_price="0.10")
+    plans.set_plan(db, PlanTerms(plan="slow", on_exhausted="slow"), BEGIN_US)
+    change_us = BEGIN_US + 10 * DAY_US
+    closing.close_tenant(db, "ends", change_us)
+    subscriptions.change_plan(db, "moves", "slow", change_us, when="now")
+    for name in ("ends", "moves"):
+        used(db, name, change_us + 300_000, 5, past=5)  # by a gateway that had not heard of it yet
+        assert amounts(closed(db, name))[-1] == ("overage", "m", 50)
+
+
+def test_a_top_up_is_on_one_invoice_whenever_its_sale_was_written(db: Database) -> None:
+    sender(db, grace_hours=0)
+    tenant(db, "acme")
+    periods.close_tenant(db, "acme", at("2026-12-01"))
+    grants.add_grant(db, tenant_id="acme", amount_ncr=CREDIT, price_minor=700, now_us=at("2026-11-20"))  # by a clock that is behind
+    assert amounts(closed(db, "acme", at("2027-01-01"))) == [("top_up", "", 700)]
+    periods.close_tenant(db, "acme", at("2027-03-01"))
+    assert len(invoices.list_invoices(db, tenant_id="acme")) == 1
+
+
+def test_late_use_is_found_also_where_counts_of_two_periods_cancel_out(db: Database) -> None:
+    sender(db)
+    tenant(db, "acme", credit_price="0.10")
+    december_us = at("2026-12-01")
+    used(db, "acme", december_us - 5, 1, past=1, period_us=december_us)  # reserved again as the month turned: November's by its start
+    periods.close_tenant(db, "acme", AFTER_US)
+    used(db, "acme", BEGIN_US + DAY_US, 2, past=2)
+    used(db, "acme", december_us - 4, 3, past=3, period_us=december_us)
+    assert amounts(closed(db, "acme", at("2027-01-01") + 72 * HOUR_US)) == [("correction", "m", 50)]
+    periods.close_tenant(db, "acme", at("2027-03-01") + 72 * HOUR_US)
+    assert len(invoices.list_invoices(db, tenant_id="acme")) == 2, "told once"
 
 
 # ---- issue, pay, void, credit ----
