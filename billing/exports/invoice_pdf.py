@@ -59,7 +59,8 @@ def _printed(document: Document, state: str) -> dict[str, Any]:
     usage = [line for line in document.lines if line.kind == "usage"]
     plain = ("kind", "number", "tenant_id", "currency", "language", "first_day", "issued_day", "due_day", "po_number", "cost_centre", "corrects", "reason")
     return {
-        **{field: getattr(document, field) for field in (*plain, "payment_terms", "bank", "footer")},
+        **{field: getattr(document, field) for field in (*plain, "bank", "footer")},
+        "payment_terms": None if state in (VOID, PAID) else document.payment_terms,
         "last_day": day_before(document.end_day),
         "mark": state if state in (DRAFT, VOID) else None,
         "due_word": _due_word(document, state),

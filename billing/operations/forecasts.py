@@ -87,7 +87,7 @@ def _forecast(session: Session, tenant: Tenant, days: Mapping[int, int], now_us:
     def whole(more_ncr: int) -> Expected:
         past = max(0, more_ncr - max(0, left_ncr))
         return Expected(
-            used_ncr=used.charge_ncr + more_ncr, past_ncr=past_ncr + past, total_minor=_total(terms, fee_minor, used.overage_ncr, past)
+            used_ncr=used.charge_ncr + more_ncr, past_ncr=past_ncr + past, total_minor=_total(terms, tenant.currency, fee_minor, used.overage_ncr, past)
         )  # fmt: skip
 
     return Forecast(
@@ -96,7 +96,7 @@ def _forecast(session: Session, tenant: Tenant, days: Mapping[int, int], now_us:
         on_exhausted=terms.on_exhausted,
         first_day=first_day,
         end_day=end_day,
-        currency=terms.currency,
+        currency=tenant.currency,  # a plan that asks for no money may be written in another
         used_ncr=used.charge_ncr,
         past_ncr=past_ncr,
         left_ncr=left_ncr,
@@ -109,9 +109,9 @@ def _forecast(session: Session, tenant: Tenant, days: Mapping[int, int], now_us:
     )
 
 
-def _total(terms: PlanTerms, fee_minor: int, overage_ncr: int, past_ncr: int) -> int:
+def _total(terms: PlanTerms, currency: str, fee_minor: int, overage_ncr: int, past_ncr: int) -> int:
     invoiced = overage_ncr + (past_ncr if terms.on_exhausted == "overage" else 0)
-    return round_money(in_major(of_minor(fee_minor, terms.currency) + of_credits(invoiced, terms.credit_price)), terms.currency)
+    return round_money(in_major(of_minor(fee_minor, currency) + of_credits(invoiced, terms.credit_price)), currency)
 
 
 def _method(outlook: Outlook | None) -> str:

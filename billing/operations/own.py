@@ -11,8 +11,11 @@ from sqlmodel import Session
 
 from billing.errors import Conflict, NotFound
 from billing.grants.grant import Grant
-from billing.operations import events, grants, keys, projects, subscriptions, tenants, usage
+from billing.invoices.store import Invoice
+from billing.operations import company, events, exports, grants, invoices, keys, projects, subscriptions, tenants, usage
 from billing.operations.events import FoundEvent
+from billing.operations.exports import Export
+from billing.operations.invoices import Shown
 from billing.operations.keys import IssuedKey
 from billing.operations.projects import Share
 from billing.operations.subscriptions import Standing
@@ -96,6 +99,27 @@ def issue_key(scope: TenantScope, hasher: KeyHasher, wish: Wish, now_us: int) ->
 def revoke_key(scope: TenantScope, key_id: str, now_us: int) -> Key:
     """Revoke one of the tenant's keys for good. Raises `NotFound`, for another tenant's too, and `Conflict` for one that is revoked."""
     return keys.revoke_key(scope.database, key_id, now_us, tenant_id=scope.tenant_id)
+
+
+def list_invoices(scope: TenantScope, *, after: str = "", limit: int = 100) -> list[Invoice]:
+    """Return the tenant's invoices and credit notes that were issued, by id, the page after an id. Raises `NotFound`."""
+    found = invoices.list_invoices(scope.database, tenant_id=scope.tenant_id, after=after, limit=limit)
+    return [invoice for invoice in found if invoice.number is not None]
+
+
+def invoice(scope: TenantScope, name: str) -> Shown:
+    """Return one that was issued, by its id or number. Raises `NotFound`, for another tenant's and for a draft too."""
+    found = invoices.show_invoice(scope.database, name)
+    if found.invoice.tenant_id != scope.tenant_id or found.invoice.number is None:
+        raise NotFound("invoice", name)
+    return found
+
+
+def invoice_paper(scope: TenantScope, name: str) -> Export:
+    """Return one that was issued as a PDF. Raises `NotFound`, for another tenant's and for a draft too."""
+    found, sender = invoice(scope, name), company.get_company(scope.database)
+    pair = (found.document, found.invoice.state)
+    return exports.invoice_file([pair], str(found.invoice.number), form="pdf", logo=None if sender is None else sender.logo)
 
 
 def _may_issue(session: Session, scope: TenantScope, now_us: int) -> None:

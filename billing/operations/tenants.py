@@ -141,6 +141,7 @@ def check_currency(version: PlanVersion, tenant: Tenant) -> PlanVersion:
     if terms.currency != tenant.currency and (terms.monthly_fee_minor or terms.credit_price is not None):
         raise Invalid(
             "plan_id",
-            f"plan: `{terms.plan}` is priced in {terms.currency} and tenant `{tenant.id}` is billed in {tenant.currency}; write the plan in {tenant.currency}",
+            f"plan: `{terms.plan}` is priced in {terms.currency} and tenant `{tenant.id}` is billed in {tenant.currency}; "
+            f"give another plan, or create the tenant in {terms.currency}",
         )
     return version

@@ -8,6 +8,7 @@ import pytest
 from billing.invoices.company import Company
 from billing.invoices.store import set_company
 from billing.money import NCR_PER_CREDIT as CREDIT
+from billing.operations import keys
 from billing.tenants.profile import Party
 from billing.usage.writer import book
 from tests.books import event
@@ -108,3 +109,32 @@ def test_an_invoice_is_downloaded_on_paper_and_a_months_as_a_table_without_what_
     assert (paper.headers["content-type"], paper.content[:5]) == ("application/pdf", b"%PDF-")
     table = api.http.get("/finance/invoices/file", params={"month": "2026-12"})
     assert (table.headers["x-weir-rows"], "49.5" in table.headers["x-weir-totals"]) == ("4", True)  # the draft that took its place: three lines and a tax
+
+
+def test_a_tenants_manager_sees_what_was_issued_to_it_and_nothing_of_another(api: AdminApi) -> None:
+    name = closed(api)
+    api.tenant("other")
+    bearers = {}
+    for tenant in ("acme", "other"):
+        issued = keys.issue_key(api.database, api.hasher, kind="staff", tenant_id=tenant, role="manager", now_us=api.clock.now_us())
+        bearers[tenant] = {"Authorization": f"Bearer {issued.secret}"}
+    assert api.http.get("/tenant/invoices", headers=bearers["acme"]).json() == [], "a draft is nobody's yet"
+    problem(api.http.get(f"/tenant/invoices/{name}", headers=bearers["acme"]), 404, "not_found")
+    api.http.post(f"/finance/invoices/{name}/issue")
+    (listed,) = api.http.get("/tenant/invoices", headers=bearers["acme"]).json()
+    assert (listed["number"], listed["total"], listed["state"]) == ("INV-000001", "49.50", "issued")
+    shown = api.http.get("/tenant/invoices/INV-000001", headers=bearers["acme"]).json()
+    assert [line["amount"] for line in shown["document"]["lines"]] == ["49.00", "0.00", "0.50"]
+    assert api.http.get("/tenant/invoices/INV-000001/file", headers=bearers["acme"]).content[:5] == b"%PDF-"
+    assert api.http.get("/tenant/invoices", headers=bearers["other"]).json() == []
+    for path in ("/tenant/invoices/INV-000001", f"/tenant/invoices/{name}", "/tenant/invoices/INV-000001/file"):
+        problem(api.http.get(path, headers=bearers["other"]), 404, "not_found")
+
+
+def test_a_long_list_names_its_next_page(api: AdminApi) -> None:
+    name = closed(api)
+    api.http.post(f"/finance/invoices/{name}/issue")
+    api.http.post("/finance/invoices/INV-000001/credit", json={"reason": "half"})
+    first = api.http.get("/finance/invoices?limit=1")
+    (second,) = api.http.get(first.links["next"]["url"]).json()
+    assert ([one["number"] for one in first.json()], second["number"]) == (["INV-000001"], "CN-000001")

@@ -16,8 +16,16 @@ API = sorted((ROOT / "gateway" / "api" / "tenant").glob("*.py"))
 OWN = ROOT / "billing" / "operations" / "own.py"
 MAKER = "gateway/auth/tenant_side.py"
 OF_BILLING = {"billing.meter", "billing.money", "billing.operations.own", "billing.grants.grant", "billing.tenants.tenant"}  # values, and the one way in
-OF_GATEWAY = {"gateway.auth.roles", "gateway.auth.tenant_side", "gateway.config.forms", "gateway.wire.instants", "gateway.wire.problems"}
-OF_FASTAPI = {"APIRouter", "Depends", "Query"}  # not Request, Header, Cookie or Body, by which a request could say anything
+OF_GATEWAY = {
+    "gateway.auth.roles",
+    "gateway.auth.tenant_side",
+    "gateway.config.forms",
+    "gateway.wire.documents",
+    "gateway.wire.download",
+    "gateway.wire.instants",
+    "gateway.wire.problems",
+}
+OF_FASTAPI = {"APIRouter", "Depends", "Query", "Response"}  # not Request, Header, Cookie or Body, by which a request could say anything
 OF_DESK = {"scope", "hasher", "identity", "now_us", "changed"}
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Query, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 
 from billing.errors import Invalid
@@ -17,6 +17,7 @@ from gateway.auth.rehearsal import ChangingDesk
 from gateway.config.forms import Form, Slug
 from gateway.wire.documents import document_figures, invoice_figures
 from gateway.wire.download import download
+from gateway.wire.pages import show_next
 from gateway.wire.problems import problem_router
 
 router = problem_router("/invoices")
@@ -87,9 +88,12 @@ def index(
     month: Annotated[str | None, Query(description="in which the period ended, like 2026-11")] = None,
     after: str = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    request: Request,
+    response: Response,
 ) -> list[InvoiceOut]:
-    """List invoices and credit notes by id; the next page begins `after` the last id of this one."""
+    """List invoices and credit notes by id. The next page begins `after` the last id of this one; a `Link` with `rel="next"` names it."""
     found = invoices.list_invoices(desk.database, tenant_id=tenant_id, state=state, month=month, after=after, limit=limit)
+    show_next(request, response, found[-1].id if len(found) == limit else None)
     return [InvoiceOut(**invoice_figures(one)) for one in found]
 
 

@@ -269,7 +269,7 @@ def test_a_grant_id_asked_for_twice_is_given_once(acme: Database) -> None:
 
 def test_a_priced_plan_is_refused_to_a_tenant_billed_in_another_currency(acme: Database) -> None:
     plans.set_plan(acme, PlanTerms(plan="pro", monthly_fee_minor=4900, currency="USD"), NOW)
-    with pytest.raises(Invalid, match="write the plan in EUR"):
+    with pytest.raises(Invalid, match="create the tenant in USD"):
         tenants.create_tenant(acme, id="b", name="", plan="pro", currency="EUR", now_us=NOW)
     assert tenants.create_tenant(acme, id="b", name="", plan="free", currency="EUR", now_us=NOW).currency == "EUR"
 
