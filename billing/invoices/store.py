@@ -1,6 +1,6 @@
 """Queries over invoices, their numbers, what was issued and sold, and the company that sends them. Takes a session, never commits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
 import msgspec
@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
 from billing.invoices.company import Company
-from billing.invoices.document import Document, decode, encode
+from billing.invoices.document import CREDIT_NOTE, INVOICE, VOID, Document, decode, encode
 from billing.invoices.draft import Sale
 from billing.invoices.table import CompanyRow
 from billing.tenants.profile import Party
@@ -92,6 +92,13 @@ def invoices(
     return [Invoice(**row._mapping) for row in session.connection().execute(query)]
 
 
+def touching(session: Session, start_us: int, end_us: int, tenant_id: str | None = None) -> list[Invoice]:
+    """Return invoices with a number, not void ones, of periods that have a part of [start_us, end_us), by id."""
+    mine = (_INVOICE.c.kind == INVOICE, _INVOICE.c.number.is_not(None), _INVOICE.c.state != VOID, _INVOICE.c.start_us < end_us, _INVOICE.c.end_us > start_us)
+    query = select(_INVOICE).where(*mine).order_by(_INVOICE.c.id)
+    return [Invoice(**row._mapping) for row in session.connection().execute(query if tenant_id is None else query.where(_INVOICE.c.tenant_id == tenant_id))]
+
+
 def notes_of(session: Session, invoice_id: str) -> list[Document]:
     """Return the credit notes of an invoice, oldest first."""
     query = select(_DOCUMENT.c.document).join(_INVOICE, _INVOICE.c.id == _DOCUMENT.c.invoice_id).where(_INVOICE.c.corrects_id == invoice_id)
@@ -125,6 +132,20 @@ def next_number(session: Session, series: str) -> str:
     new = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(_SEQUENCE).values(series=series, last=1)
     taken = new.on_conflict_do_update(index_elements=["series"], set_={"last": _SEQUENCE.c.last + 1}).returning(_SEQUENCE.c.last)
     return f"{series}-{connection.execute(taken).scalar_one():06d}"
+
+
+def sold_within(session: Session, tenant_ids: Iterable[str], start_us: int, end_us: int) -> list[tuple[str, Sale]]:
+    """Return (tenant, sale) of what was sold to tenants in [start_us, end_us), in order."""
+    mine = (_SALE.c.tenant_id.in_(sorted(tenant_ids)), _SALE.c.at_us >= start_us, _SALE.c.at_us < end_us)
+    rows = session.connection().execute(select(_SALE).where(*mine).order_by(_SALE.c.tenant_id, _SALE.c.at_us, _SALE.c.grant_id))
+    return [(row.tenant_id, Sale(**{name: row._mapping[name] for name in Sale.__struct_fields__})) for row in rows]
+
+
+def credited_within(session: Session, tenant_ids: Iterable[str], start_us: int, end_us: int) -> list[tuple[str, int, int]]:
+    """Return (tenant, issued_us, net in minor units, below 0) of credit notes to tenants that were issued in [start_us, end_us), in order."""
+    mine = (_INVOICE.c.kind == CREDIT_NOTE, _INVOICE.c.tenant_id.in_(sorted(tenant_ids)), _INVOICE.c.issued_us >= start_us, _INVOICE.c.issued_us < end_us)
+    query = select(_INVOICE.c.tenant_id, _INVOICE.c.issued_us, _INVOICE.c.net_minor).where(*mine)
+    return [(row[0], row[1], row[2]) for row in session.connection().execute(query.order_by(_INVOICE.c.tenant_id, _INVOICE.c.issued_us, _INVOICE.c.id))]
 
 
 def settle_sales(session: Session, tenant_id: str, period_us: int, until_us: int) -> None:

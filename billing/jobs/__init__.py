@@ -29,7 +29,7 @@ class Report(msgspec.Struct):
     """What `run_jobs` found, written as it goes: there also where it ends with an error.
 
     `clock_off_us`: how far the asker's clock is ahead of the database's (microseconds, negative: behind); None on SQLite. `succeeded`: the jobs that ended
-    without an error, also those that another process is at.
+    without an error, not those that another process is at.
     """
 
     clock_off_us: int | None = None
@@ -83,7 +83,9 @@ def _run(db: Database, name: str, now_us: int, report: Report) -> int:
     try:
         run_once = import_module(f"{__name__}.{name}").run_once
         for _ in range(ROUNDS_MAX):
-            did = db.retrying(lambda session: run_once(session, now_us) if _alone(session) else 0)
+            did = db.retrying(lambda session: run_once(session, now_us) if _alone(session) else None)
+            if did is None:  # another process is at one: that this one ends well is for it to say
+                return done
             done += did
             if not did:
                 break

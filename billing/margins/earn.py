@@ -26,7 +26,8 @@ class Costs(msgspec.Struct, frozen=True):
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """What a tenant's use is valued by. `prices`: what a credit past the allowance costs, by subscription; `before`: what grants had paid of a period
-    (by its start, ncr) when the span began. Nothing is earned by the end of a period that is not over at `now_us`.
+    (by its start, ncr) when the span began; `others`: what was sold and credited beside fees and use, as (kind of line, instant, amount). Nothing is
+    earned by the end of a period that is not over at `now_us`.
     """
 
     tenant_id: str
@@ -36,6 +37,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     prices: Mapping[str, str | None]
     before: Mapping[int, int]
     now_us: int
+    others: Sequence[tuple[str, int, int]] = ()
 
 
 def add_tenant(report: Report, account: Account, cells: Iterable[Cell], costs: Costs, weights: Weights) -> None:
@@ -53,6 +55,9 @@ def add_tenant(report: Report, account: Account, cells: Iterable[Cell], costs: C
             work[place] = work.get(place, 0) + weigh(cell.meter, gpu.weights)
         if cell.period_us is not None and cell.covered_ncr:
             covered[cell.period_us][cell.day][place] += cell.covered_ncr
+    for kind, at_us, amount in account.others:
+        report.invoice(account.currency, amount)
+        report.add(kind, Place(tenant=account.tenant_id, day=account.days.number(at_us)), account.currency, Figures(fees=amount))
     for fee in account.fees:
         _add_fee(report, account, fee, covered.get(fee.start_us, {}))
 

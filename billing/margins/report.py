@@ -1,7 +1,7 @@
 """A margin report while it grows, and when it is done: revenue less cost by what was asked for, and totals that every part adds up to. Pure.
 
 Revenue and cost are in their own currencies until somebody states a rate: amounts of two currencies are never added. Lines are `use` (by tenant, project,
-model, backend, day), `unused` (fees that no use earned) and `idle` (own GPUs that nobody used).
+model, backend, day), `unused` (fees that no use earned), `sold` (top-ups), `credited` (credit notes, below 0) and `idle` (own GPUs that nobody used).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from billing.errors import Invalid
 from billing.margins.amounts import in_major
 from billing.money import add_exact
 
-USE, UNUSED, IDLE = "use", "unused", "idle"
+USE, UNUSED, SOLD, CREDITED, IDLE = "use", "unused", "sold", "credited", "idle"
 DIMENSIONS = ("tenant", "project", "model", "backend", "day")
 
 
@@ -90,8 +90,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Total(msgspec.Struct, frozen=True, kw_only=True):
-    """All of one currency. revenue = invoiced - deferred: what was invoiced for the span (fees of the periods that begin in it, overage), less what later
-    spans earn of it, plus what earlier spans were invoiced and this one earned. `idle` is the part of the GPUs' cost that nobody used.
+    """All of one currency. revenue = invoiced - deferred: what was invoiced for the span (fees of the periods that begin in it, overage, top-ups, credit
+    notes), less what later spans earn of it, plus what earlier spans were invoiced and this one earned. `idle` is the part of the GPUs' cost that nobody used.
     """
 
     line: Line

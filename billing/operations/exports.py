@@ -45,8 +45,12 @@ class Export(NamedTuple):
     make: Make
 
 
-def usage_file(db: Database, wanted: Wanted, *, by: str = "day", form: str = "csv", documents: Documents = ()) -> Export:
+def usage_file(
+    db: Database, wanted: Wanted, *, by: str = "day", form: str = "csv", documents: Documents = (), touching: Iterable[Document] | None = None
+) -> Export:
     """Prepare a month's use by day or by request, or as FOCUS (`form`), where `documents` are the month's invoices and credit notes.
+
+    `touching` are the issued invoices that its use is on (None: those of `documents`): a period may begin or end within the month.
 
     Raises `Invalid` for a month, day, form or grouping that is none, and `NotFound` for the tenant, also while it is written.
     """
@@ -68,7 +72,7 @@ def usage_file(db: Database, wanted: Wanted, *, by: str = "day", form: str = "cs
     def make(out: BinaryIO) -> Manifest:
         with db.read(long=True, snapshot=True) as session:
             if form == "focus":
-                return _focus(session, out, wanted, list(documents))
+                return _focus(session, out, wanted, list(documents), None if touching is None else list(touching))
             if by == "request":
                 found = (_request(*one) for one in months.requests(session, wanted))
                 return formats.write(out, requests.grid(found, about, end_us), form)
@@ -104,13 +108,13 @@ def invoice_file(documents: Documents, name: str, *, form: str = "csv", logo: by
     return Export(f"{name}.{form}", MEDIA_TYPES[form], make)
 
 
-def _focus(session: Session, out: BinaryIO, wanted: Wanted, documents: list[tuple[Document, str]]) -> Manifest:
+def _focus(session: Session, out: BinaryIO, wanted: Wanted, documents: list[tuple[Document, str]], touching: list[Document] | None) -> Manifest:
     """Write the month as FOCUS. What is void was never owed and is left out; use on days that an invoice is for carries its number."""
     company = companies.get_company(session)
     issued = [document for document, state in documents if state != VOID]
     listed = {tenant.id: tenant for tenant in months.tenants_of(session, wanted.month, wanted.tenant_id)}
     numbers: dict[str, list[Document]] = {}
-    for document in issued:
+    for document in issued if touching is None else touching:
         if document.kind != CREDIT_NOTE and document.number is not None:
             numbers.setdefault(document.tenant_id, []).append(document)
     lines = months.daily_lines(session, listed.values(), wanted.month, by_project=True)

@@ -180,6 +180,14 @@ def _check_reason(reason: str) -> None:
         raise Invalid("reason", "reason: say why, in 1 to 200 printable characters")
 
 
+def touching(db: Database, *, month: str, tenant_id: str | None = None) -> list[Document]:
+    """Return issued invoices of periods that have a part of a month, by id: those that its usage is on. Raises `Invalid`."""
+    start_us, end_us = month_span(month, "UTC")
+    with db.read(long=True, snapshot=True) as session:
+        found = store.touching(session, start_us - DAY_US, end_us + DAY_US, tenant_id)
+        return [pair[0] for one in found if (pair := store.kept(session, one.id)) is not None]
+
+
 def _ended_in(month: str) -> tuple[int, int]:
     first_us, after_us = month_span(month, "UTC")
     return first_us + DAY_US, after_us + DAY_US  # an end is exclusive: that of a calendar month is within a day of the next one's beginning, in any zone

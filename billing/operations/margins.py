@@ -10,14 +10,16 @@ from sqlmodel import Session
 
 from billing.db import Database
 from billing.errors import Invalid
+from billing.grants import store as grants
 from billing.grants.periods import midnight
+from billing.invoices import store as invoices
 from billing.margins import store
 from billing.margins.amounts import of_minor
 from billing.margins.cell import cliffs
 from billing.margins.earn import Account, Costs, Weights, add_tenant, share_gpu
 from billing.margins.fee import FEE_US_MAX, Fee, periods_of
 from billing.margins.gpu import GpuCost, bill, busy_us, windows
-from billing.margins.report import IDLE, USE, Figures, Line, Margins, Place, Rates, Report, merged
+from billing.margins.report import CREDITED, IDLE, SOLD, USE, Figures, Line, Margins, Place, Rates, Report, merged
 from billing.margins.span import Days, Span, in_zone, span_of
 from billing.money import exponent, parse_pico
 from billing.operations.tenants import require_tenant
@@ -106,11 +108,27 @@ def _accounts(session: Session, members: Sequence[Tenant], days: Days, terms: di
     if open_:
         for (tenant_id, period_us), ncr in store.covered_before(session, open_, days.start_us, days.start_us - FEE_US_MAX).items():
             before[tenant_id][period_us] = ncr
+    others = _others(session, members, days)
     for tenant in members:
         prices = {one.id: plan.credit_price for one, plan in held[tenant.id]}
         yield Account(
             tenant_id=tenant.id, currency=tenant.currency, days=days, fees=due[tenant.id], prices=prices, before=before[tenant.id], now_us=now_us,
+            others=others.get(tenant.id, ()),
         )  # fmt: skip
+
+
+def _others(session: Session, members: Sequence[Tenant], days: Days) -> dict[str, list[tuple[str, int, int]]]:
+    """Return what tenants bought and were credited within the days beside fees and use: (kind, at_us, amount). What was voided unused is no sale."""
+    currencies = {tenant.id: tenant.currency for tenant in members}
+    sold = invoices.sold_within(session, currencies, days.start_us, days.end_us)
+    unused = {grant.id for grant in grants.get_grants(session, [sale.grant_id for _, sale in sold]) if grant.voided_ncr == grant.amount_ncr} if sold else set()
+    found: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+    for tenant_id, sale in sold:
+        if sale.grant_id not in unused:
+            found[tenant_id].append((SOLD, sale.at_us, of_minor(sale.price_minor, currencies[tenant_id])))
+    for tenant_id, at_us, net_minor in invoices.credited_within(session, currencies, days.start_us, days.end_us):
+        found[tenant_id].append((CREDITED, at_us, of_minor(net_minor, currencies[tenant_id])))
+    return found
 
 
 def _held(session: Session, tenant: Tenant, days: Days, terms: dict[tuple[str, int], PlanTerms]) -> list[tuple[Subscription, PlanTerms]]:

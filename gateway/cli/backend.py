@@ -83,6 +83,8 @@ def weigh(
 
 def _change(config: Path | None, backend: str, url: str | None, *, draining: bool | UnsetType = UNSET, weight: int | UnsetType | None = UNSET) -> list[Server]:
     with open_books(config) as books:
+        if not books.settings.backends:
+            raise Invalid("backend", "backend: none is configured; the one that a gateway starts by itself has no other to go to: configure some (weir init)")
         if backend not in books.settings.backends:
             raise NotFound("backend", backend)
         known = [server.url for server in books.settings.backends[backend].urls]

@@ -39,7 +39,7 @@ COLUMNS = (
     "voided_at",
     "note",
 )
-BRIEF = ("id", "number", "kind", "state", "currency", "total")
+BRIEF = ("id", "number", "kind", "state", "currency", "total", "period_end")
 LINES = ("line", "kind", "description", "requests", "credits", "covered_credits", "excess_credits", "overage_credits", "amount")
 PAGE = 1000
 
@@ -72,7 +72,7 @@ def show(invoice: InvoiceArgument, form: FormatOption = Format.table, config: Co
     with open_books(config) as books:
         found = invoices.show_invoice(books.database, invoice)
     if form is Format.table:
-        figures = {name: value for name, value in _row(found.invoice).items() if value is not None}
+        figures = {name: value for name, value in _row(found.invoice).items() if value is not None and name != "tenant_id"}
         credited = {"credited": format_money(found.credited_minor, found.invoice.currency)} if found.credited_minor else {}
         write_one(figures | credited | ({"sha256": found.sha256} if found.sha256 else {}))
         typer.echo()

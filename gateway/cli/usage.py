@@ -89,7 +89,8 @@ def export(
     wanted = Wanted(month=month, tenant_id=tenant, from_day=from_day, to_day=to_day, model=model, project=project)
     with open_books(config) as books:
         billed = invoices.documents(books.database, month=month, tenant_id=tenant) if form == "focus" else ()
-        made = deliver(usage_file(books.database, wanted, by=by, form=form, documents=billed), output, manifest=manifest)
+        numbered = invoices.touching(books.database, month=month, tenant_id=tenant) if form == "focus" else ()
+        made = deliver(usage_file(books.database, wanted, by=by, form=form, documents=billed, touching=numbered), output, manifest=manifest)
     if not made.rows:
         typer.echo(f"note: nothing was used in {month}", err=True)
 

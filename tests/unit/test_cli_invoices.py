@@ -5,6 +5,7 @@ import io
 import json
 import time
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_a_month_from_open_to_paid(weir: Weir, tmp_path: Path) -> None:
 def test_an_invoice_is_shown_with_its_lines_tax_and_total(weir: Weir) -> None:
     weir("jobs", "run")
     shown = weir("invoice", "show", f"acme:{MONTH}-01").out
-    for words in ("Plan pro version 1", "Use past the credits of m", "tax 19 %", "9.41", "58.91 USD", "credits used"):
+    for words in ("Plan pro version 1", "Use of m, past the credits", "tax 19 %", "9.41", "58.91 USD", "credits used"):
         assert words in shown
     lines = list(csv.DictReader(io.StringIO(weir("invoice", "show", f"acme:{MONTH}-01", "--format", "csv").out)))
     assert [(line["kind"], line["amount"]) for line in lines] == [("fee", "49.00"), ("usage", "0.00"), ("overage", "0.50")]
@@ -131,3 +132,16 @@ def test_a_top_up_that_is_sold_is_on_the_next_invoice(weir: Weir) -> None:
     assert [(line["kind"], line["amount"]) for line in document["lines"]] == [("fee", "49.00"), ("top_up", "20.00")]
     refused = weir("grant", "add", "zoo", "--credits", "100", "--price", "20.001")
     assert refused.code == 2 and "more decimals than USD has" in refused.err
+
+
+def test_focus_has_the_invoices_number_on_the_use_that_it_is_for(weir: Weir, tmp_path: Path) -> None:
+    company(tmp_path)
+    weir("jobs", "run")
+    weir("invoice", "issue", f"acme:{MONTH}-01", "--yes")
+    found = list(csv.DictReader(io.StringIO(weir("usage", "export", "--month", MONTH, "--format", "focus").out, newline="")))
+    usage = {row["BillingAccountId"]: row["InvoiceId"] for row in found if row["ChargeCategory"] == "Usage"}
+    assert usage == {"acme": "INV-000001", "free": ""}
+    billed = sum(Decimal(row["BilledCost"]) for row in found if row["InvoiceId"] == "INV-000001")
+    assert billed == Decimal("58.91"), "what is payable"
+    before = weir("usage", "export", "--month", MONTH, "--format", "focus").out
+    assert weir("usage", "export", "--month", MONTH, "--format", "focus").out == before

@@ -34,9 +34,9 @@ class FiguresOut(BaseModel):
 
 
 class MarginOut(FiguresOut):
-    """One line. `keys`: the dimensions asked for; `line`: use, unused (fees that no use earned) or idle (own GPUs that nobody used)."""
+    """One line. `keys`: the dimensions asked for; `line`: use, unused (fees that no use earned), sold (top-ups), credited (credit notes) or idle (own GPUs)."""
 
-    line: Literal["use", "unused", "idle"]
+    line: Literal["use", "unused", "sold", "credited", "idle"]
     keys: dict[str, str]
 
 

@@ -35,4 +35,5 @@ def export(
     """Download a month's use (2026-11), of one tenant or of all. With `by=request` days, a model and a project narrow it down; `project=` is none at all."""
     wanted = Wanted(month=month, tenant_id=tenant_id, from_day=from_day, to_day=to_day, model=model, project=project)
     billed = invoices.documents(desk.database, month=month, tenant_id=tenant_id) if format == "focus" else ()
-    return download(usage_file(desk.database, wanted, by=by, form=format, documents=billed))
+    numbered = invoices.touching(desk.database, month=month, tenant_id=tenant_id) if format == "focus" else ()
+    return download(usage_file(desk.database, wanted, by=by, form=format, documents=billed, touching=numbered))

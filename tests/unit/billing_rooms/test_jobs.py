@@ -139,3 +139,11 @@ def test_a_change_of_this_week_stays(db: Database, monkeypatch: pytest.MonkeyPat
     assert run_jobs(db, now)["prune_changes"] == 1
     with db.read() as session:
         assert [change.seq for change in changes_since(session, 0)] == [2, 3, 4]
+
+
+def test_a_job_that_another_process_is_at_is_not_said_to_have_ended_well_here(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_alone", lambda _session: False)
+    monkeypatch.setattr(jobs, "_right_clock", lambda *_given: True)
+    assert set(run_jobs(db, 1, report := Report()).values()) == {0}
+    assert report.succeeded == set()
+    db.close()

@@ -12,14 +12,17 @@ from billing.db import Database
 from billing.errors import Invalid, NotFound
 from billing.grants.allowance import current_period, ensure_allowance
 from billing.grants.periods import day_of
+from billing.invoices.company import Company
+from billing.invoices.store import set_company
 from billing.margins.span import Span, month_of, span_of
 from billing.meter import Meter
-from billing.operations import costs, exchange, gpus, grants, margins, plans, tenants
+from billing.operations import costs, exchange, gpus, grants, invoices, margins, plans, tenants
 from billing.operations import periods as closing
 from billing.plans.terms import PlanTerms
 from billing.rates.store import insert_costs
 from billing.rates.version import Change, checked
 from billing.rating import Variant
+from billing.tenants.profile import Party
 from billing.usage.event import UsageEvent
 from billing.usage.writer import book
 from tests.taken import usage_bytes
@@ -88,6 +91,25 @@ def test_what_months_earn_is_what_their_invoices_say(acme: Database) -> None:
         assert total.invoiced == fees + sum((Decimal(line["overage_amount"]) for line in exact), Decimal(0))
         invoiced, earned = invoiced + total.invoiced, earned + total.line.revenue
     assert invoiced - earned == 49  # January's, which nobody used yet
+
+
+def test_top_ups_and_credit_notes_are_revenue_on_their_day_and_all_lines_sum_to_what_was_invoiced(acme: Database) -> None:
+    use(acme, 1, START + DAY, charge_ncr=CREDIT, cover_ncr=CREDIT)
+    grants.add_grant(acme, tenant_id="acme", amount_ncr=100 * CREDIT, price_minor=2500, now_us=START + 2 * DAY)
+    mistake = grants.add_grant(acme, tenant_id="acme", amount_ncr=CREDIT, price_minor=99, now_us=START + 2 * DAY)
+    grants.void_grant(acme, mistake.id, START + 2 * DAY)
+    with acme.write() as session:
+        set_company(session, Company(party=Party(name="Weir")))
+    closing.close_tenant(acme, "acme", LATER)
+    bill = next(one for one in invoices.list_invoices(acme) if one.net_minor > 4900)
+    invoices.issue_invoice(acme, bill.id, LATER)
+    invoices.credit_invoice(acme, bill.id, START + 4 * DAY, reason="half", parts={1: 900})
+    found = margins.margins(acme, NOVEMBER, by=("tenant", "day"), now_us=LATER)
+    told = {line.line: (line.keys["day"], line.fees) for line in found.lines if line.line in ("sold", "credited")}
+    assert told == {"sold": ("2026-11-03", Decimal(25)), "credited": ("2026-11-05", Decimal(-9))}
+    (total,) = found.totals
+    assert total.line.revenue == sum((line.revenue for line in found.lines), Decimal(0)) == total.invoiced - total.deferred
+    assert total.invoiced == 49 + 25 - 9
 
 
 def test_a_running_period_has_earned_only_what_was_used(acme: Database) -> None:
