@@ -136,10 +136,11 @@ def check_books(gateway: Gateway, spent: list[int]) -> None:
         assert sum(int(line[name] or 0) for line in lines) == sum(row[index] or 0 for row in rows)
     exported = json.loads(gateway.weir("usage", "export", "--month", month, "--format", "json").stdout)
     assert sum(Decimal(line["credits"]) for line in exported["lines"]) * NCR == sum(spent)
-    invoice = list(csv.DictReader(io.StringIO(gateway.weir("invoice", "export", "--month", month).stdout)))
-    fees = [line for line in invoice if line["line"] == "fee"]
-    assert [(line["amount"], line["currency"]) for line in fees] == [("49.00", "EUR")]
-    assert {line["amount"] for line in invoice if line["line"] != "fee"} == {"0.00"}
+    invoice = json.loads(gateway.weir("invoice", "draft", "acme", "--format", "json").stdout)
+    assert invoice["currency"] == "EUR"
+    assert [line["amount"] for line in invoice["lines"] if line["kind"] == "fee"] == ["49.00"]
+    assert {line["amount"] for line in invoice["lines"] if line["kind"] != "fee"} == {"0.00"}
+    assert sum(Decimal(line["credits"]) for line in invoice["lines"]) * NCR == sum(spent)
     verified = gateway.weir("ledger", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
