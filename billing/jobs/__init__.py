@@ -1,7 +1,8 @@
 """What has to happen by and by, without anybody asking: one file per job, found by scanning this folder.
 
 A job is `run_once(session, now_us) -> int`: it does a bounded piece of work in the caller's transaction and says how many things it did; 0 is
-none left. It is idempotent, because a commit whose answer was lost is run again. However many processes there are, one does it at a time.
+none left. It is idempotent, because a commit whose answer was lost is run again. However many processes there are, one runs the jobs at a time: who
+finds another at one leaves all the rest to it. Going on with the next job instead would let two pass each other so that neither did the job between.
 What a job ends stays ended, so none runs on the word of a clock that the database's own contradicts.
 """
 
@@ -18,7 +19,7 @@ from billing.errors import BooksUnavailable
 
 __all__ = ["Report", "job_names", "run_jobs"]
 
-JOBS_LOCK = 0x5745495200000007  # PostgreSQL advisory lock held by a job until it commits; on SQLite a write is alone anyhow
+JOBS_LOCK = 0x5745495200000007  # PostgreSQL advisory lock held by a job, whichever, until it commits; on SQLite a write is alone anyhow
 ROUNDS_MAX = 200  # pieces of one job in a row: what is left waits for the next time
 CLOCK_OFF_US_MAX = 3_600_000_000
 
@@ -37,7 +38,7 @@ class Report(msgspec.Struct):
 
 
 def run_jobs(db: Database, now_us: int, report: Report | None = None) -> dict[str, int]:
-    """Run every job, each piece in a transaction of its own, and return how many things each did. One that another process is at does 0 here.
+    """Run every job, each piece in a transaction of its own, and return how many things each did: 0 those that were left to another process.
 
     A job that fails is logged and keeps no other from its turn; it is tried again the next time. Where `now_us` and PostgreSQL's clock are more than
     an hour apart, nothing is done. Raises `BooksUnavailable`, once every job had its turn.
@@ -46,10 +47,12 @@ def run_jobs(db: Database, now_us: int, report: Report | None = None) -> dict[st
     names = job_names()
     if not _right_clock(db, now_us, report):
         return dict.fromkeys(names, 0)
-    did, away = {}, None
+    did, away = dict.fromkeys(names, 0), None
     for name in names:
         try:
-            did[name] = _run(db, name, now_us, report)
+            did[name], alone = _run(db, name, now_us, report)
+            if not alone:
+                break
         except BooksUnavailable as error:  # a lock that one job waits for in vain is not in the way of the others
             log.warning("jobs: %s waits for the database: %s", name, error)
             away = error
@@ -78,14 +81,15 @@ def _right_clock(db: Database, now_us: int, report: Report) -> bool:
     return False
 
 
-def _run(db: Database, name: str, now_us: int, report: Report) -> int:
+def _run(db: Database, name: str, now_us: int, report: Report) -> tuple[int, bool]:
+    """How many things the job did, and whether no other process was found at a job."""
     done = 0
     try:
         run_once = import_module(f"{__name__}.{name}").run_once
         for _ in range(ROUNDS_MAX):
             did = db.retrying(lambda session: run_once(session, now_us) if _alone(session) else None)
-            if did is None:  # another process is at one: that this one ends well is for it to say
-                return done
+            if did is None:  # that this one ends well is for the other process to say
+                return done, False
             done += did
             if not did:
                 break
@@ -95,7 +99,7 @@ def _run(db: Database, name: str, now_us: int, report: Report) -> int:
         log.exception("jobs: %s failed after %d", name, done)
     else:
         report.succeeded.add(name)
-    return done
+    return done, True
 
 
 def _alone(session: Session) -> bool:

@@ -428,7 +428,7 @@ def test_events_and_tenants_that_are_not_there_are_refused(post: Post) -> None:
     with pytest.raises(NotFound, match="there is no tenant `nobody`"):
         post.add("https://hook.test/", tenant_id="nobody")
     post.add("https://hook.test/")
-    with pytest.raises(Conflict, match="would be told everything twice"):
+    with pytest.raises(Conflict, match="would be told the same twice"):
         post.add("https://hook.test/")
     assert msgspec.json.encode([one.events for one in webhooks.list_webhooks(post.db)]) == b"[null]"
 

@@ -147,3 +147,12 @@ def test_a_job_that_another_process_is_at_is_not_said_to_have_ended_well_here(db
     assert set(run_jobs(db, 1, report := Report()).values()) == {0}
     assert report.succeeded == set()
     db.close()
+
+
+def test_who_finds_another_process_at_a_job_leaves_the_rest_to_it(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = iter((True, False, True, True))  # the first job is ours, at the second another is found, which then commits
+    monkeypatch.setattr(jobs, "_alone", lambda _session: next(turns))
+    monkeypatch.setattr(jobs, "_right_clock", lambda *_given: True)
+    assert set(run_jobs(db, 1, report := Report())) == set(jobs.job_names())
+    assert report.succeeded == {jobs.job_names()[0]}, "going on, we would pass the other, and the second job would be nobody's"
+    db.close()
