@@ -5,6 +5,7 @@ So the head can say what the file holds: `content-length`, `repr-digest` (RFC 95
 
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import ExitStack
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
@@ -19,13 +20,11 @@ _AT_ONCE = 256 * 1024
 
 def download(export: Export) -> StreamingResponse:
     """Make an export and answer with it, a piece at a time. Raises what making it raises."""
-    file: Any = TemporaryFile()  # noqa: SIM115 - closed when the answer has been sent
-    try:
+    with ExitStack() as unsent:
+        file: Any = unsent.enter_context(TemporaryFile())
         made = export.make(file)
         file.seek(0)
-    except BaseException:
-        file.close()
-        raise
+        unsent.pop_all()  # from here on it is closed when the answer has been sent
     headers = {
         "content-disposition": f'attachment; filename="{export.filename}"',
         "content-length": str(made.bytes),
